@@ -1,0 +1,69 @@
+# The one vocabulary for people, README and CI. `make` alone lists the targets.
+
+PYTHON ?= python3.11
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
+
+HOST ?= 127.0.0.1
+PORT ?= 5000
+UI_PORT ?= 5001
+FORCE ?=
+FROM ?=
+REASON ?=
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help env data run test lint format serve promote rollback history ui clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(VENV)/.made ## make the environment in .venv with the exact pins
+
+$(VENV)/.made: requirements.txt requirements-dev.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or give PYTHON=path"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	    { echo "$(PYTHON) is $$($(PYTHON) --version); Python 3.11 is needed: give PYTHON=path"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+data: env ## acquire and validate the default reviews into data/imdb.csv
+	python -m data.ingest $(ARGS)
+
+run: env ## data, train, gate, register, promote, and one real answer over HTTP (ARGS='-P limit=3000')
+	mlflow run . --env-manager local $(ARGS)
+	python -m inference.smoke
+
+test: env ## all tests that need no container
+	python -m pytest $(ARGS)
+
+lint: env ## ruff (lint, format) and mypy
+	ruff check .
+	ruff format --check .
+	mypy .
+
+format: env ## let ruff mend what it can
+	ruff check --fix .
+	ruff format .
+
+serve: env ## serve Production with mlflow models serve (PORT=5000, HOST=127.0.0.1)
+	python -m inference.serve --host $(HOST) --port $(PORT)
+
+promote: env ## promote through the gate (VERSION=n; FORCE=1 passes it by)
+	@test -n "$(VERSION)" || { echo "say which: make promote VERSION=n ('make history' lists them)"; exit 2; }
+	python -m training.promote --version $(VERSION) $(if $(FORCE),--force yes)
+
+rollback: env ## back to the previous Production version (FROM=n makes a retry harmless, REASON='...')
+	python -m training.rollback $(if $(FROM),--from $(FROM)) $(if $(REASON),--reason "$(REASON)")
+
+history: env ## every version, and who was Production, when and why
+	@python -m registry.history
+
+ui: env ## the MLflow UI on the project's store (UI_PORT=5001)
+	mlflow server --backend-store-uri $(MLFLOW_TRACKING_URI) --host $(HOST) --port $(UI_PORT)
+
+clean: ## remove the environment and caches; keeps data, runs and the registry
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,192 @@
+"""Entry point ``ingest``: acquire → validate → split → ``data/imdb.csv``, rejects and a summary."""
+
+import csv
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+import mlflow
+import pandas as pd
+
+from data.errors import DataError
+from data.options import Command, source_option, test_size_option
+from data.sources import locate, read, sha256_of
+from data.table import build
+
+FOLDER = Path(__file__).resolve().parent
+TABLE = FOLDER / "imdb.csv"
+FORMAT = 1  # of the table; another number makes every table be written anew
+
+
+def rejects_path(table: Path) -> Path:
+    """Return where the rows set aside from ``table`` are written."""
+    return table.with_suffix(".rejects.csv")
+
+
+def summary_path(table: Path) -> Path:
+    """Return where the summary of ``table`` is written."""
+    return table.with_suffix(".summary.json")
+
+
+def ingest(source: str, test_size: float, out: Path = TABLE) -> dict[str, Any]:
+    """Write the table of reviews, the rejects and the summary; keep them if they are there already.
+
+    Parameters
+    ----------
+    source : str
+        ``package``, ``aclimdb``, an aclImdb archive, or the path of a CSV.
+    test_size : float
+        Share of the rows that are held out, in (0, 1), unless the source has its own split.
+    out : Path
+        The table. Rejects and summary stand beside it. All three appear whole or not at all.
+
+    Returns
+    -------
+    dict
+        The summary: source, digests, counts of rows, classes, splits, duplicates, rejects, lengths.
+
+    Raises
+    ------
+    DataError
+        If the source cannot be had, read or used.
+    """
+    path = locate(source, out.parent / "downloads")
+    if path.resolve() == out.resolve():
+        raise DataError(f"source {source} is the table that ingest writes; give another source or 'out'")
+    request = {
+        "format": FORMAT,
+        "source": source,
+        "source_sha256": sha256_of(path),
+        "test_size": test_size,
+    }
+    summary = _present(out, request)
+    if summary is not None:
+        click.echo(f"data: {out.name} is there already ({summary['rows']} rows from {source})")
+        return summary
+
+    reviews = build(read(source, path), test_size, origin=source)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    table, rejects = reviews.table, reviews.rejects
+    _write_csv(out, table.columns, table.itertuples(index=False))
+    _write_csv(rejects_path(out), rejects.columns, map(_inert, rejects.itertuples(index=False)))
+    summary = (
+        request
+        | _describe(reviews.table)
+        | {
+            "duplicates": reviews.duplicates,
+            "rejected": len(rejects),
+            "table_sha256": sha256_of(out),
+        }
+    )
+    _write(summary_path(out), json.dumps(summary, indent=2) + "\n")
+    click.echo(
+        f"data: {summary['rows']} rows from {source} in {out.name}, {reviews.duplicates} duplicates dropped, "
+        f"{len(rejects)} rows set aside" + (f" in {rejects_path(out).name}" if len(rejects) else "")
+    )
+    return summary
+
+
+def read_summary(table: Path = TABLE) -> dict[str, Any]:
+    """Return the summary that stands beside a table.
+
+    Raises
+    ------
+    DataError
+        If it is missing, or the table was changed since.
+    """
+    try:
+        summary: dict[str, Any] = json.loads(summary_path(table).read_text(encoding="utf-8"))
+        if summary["table_sha256"] != sha256_of(table):
+            raise DataError(f"{table} was changed since ingest wrote it; run ingest again, with it as source")
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{summary_path(table)} cannot be read ({error}); run ingest again") from None
+    return summary
+
+
+def log_summary(summary: dict[str, Any], table: Path = TABLE) -> None:
+    """Log the summary and the rejects of ``table`` to the active MLflow run."""
+    mlflow.log_dict(summary, "data/summary.json")
+    mlflow.log_artifact(str(rejects_path(table)), "data")
+    mlflow.set_tags(
+        {"data.source": summary["source"], "data.sha256": summary["table_sha256"]},
+    )
+    counts = {"rows", "duplicates", "rejected"}
+    mlflow.log_metrics({f"data_{name}": summary[name] for name in counts})
+    mlflow.log_metrics({f"data_{name}_rows": n for name, n in summary["splits"].items()})
+
+
+def _present(out: Path, request: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the summary of ``out`` if it stands for the same request and the table is unchanged."""
+    try:
+        summary = json.loads(summary_path(out).read_text(encoding="utf-8"))
+        same = all(summary.get(key) == value for key, value in request.items())
+        unchanged = same and summary["table_sha256"] == sha256_of(out) and rejects_path(out).is_file()
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
+    return summary if unchanged else None
+
+
+def _describe(table: pd.DataFrame) -> dict[str, Any]:
+    lengths = table["review"].str.len()
+    return {
+        "rows": len(table),
+        "classes": table["sentiment"].value_counts().to_dict(),
+        "splits": table["split"].value_counts().to_dict(),
+        "sources": table["source"].value_counts().to_dict(),
+        "characters": {
+            "min": int(lengths.min()),
+            "median": float(lengths.median()),
+            "p99": float(lengths.quantile(0.99)),
+            "max": int(lengths.max()),
+        },
+    }
+
+
+def _inert(row: Iterable[str]) -> list[str]:
+    """Return cells that a spreadsheet does not take for formulas, shortened, always encodable."""
+    cells = (cell[:500].encode("utf-8", "replace").decode() for cell in row)
+    return [f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell for cell in cells]
+
+
+def _write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(header)
+            writer.writerows(rows)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@click.command(cls=Command, help="Acquire and validate reviews, assign the splits, write the table.")
+@source_option
+@test_size_option
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=TABLE,
+    help="The table to write.  [default: data/imdb.csv]",
+)
+def main(source: str, test_size: float, out: Path) -> None:
+    """Run the entry point."""
+    with mlflow.start_run(run_name="ingest"):
+        summary = ingest(source, test_size, out)
+        log_summary(summary, out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Command-line options that say in one line what was wrong and what is allowed.
+
+MLflow does not check the types of MLproject parameters; these do, before any work.
+"""
+
+import math
+from typing import Any
+
+import click
+
+
+class Command(click.Command):
+    """A command whose usage errors are one line."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the arguments; a wrong one raises without the usage text around it."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as error:
+            error.ctx = None
+            raise
+
+
+class Number(click.ParamType):
+    """A finite number of a range: ``low`` to ``high``, or strictly between them if ``exclusive``."""
+
+    def __init__(
+        self,
+        kind: type[int] | type[float],
+        low: float,
+        high: float = math.inf,
+        *,
+        exclusive: bool = False,
+    ) -> None:
+        self.kind, self.low, self.high, self.exclusive = kind, low, high, exclusive
+        self.name = "integer" if kind is int else "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
+        """Return the number, or fail with the range in the message."""
+        try:
+            number = self.kind(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        inside = self.low < number < self.high if self.exclusive else self.low <= number <= self.high
+        if not inside or not math.isfinite(number):
+            self.fail(f"{str(value)[:40]!r} is not allowed; expected {self}", param, ctx)
+        return number
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.kind is int else "a number"
+        if self.exclusive:
+            return f"{kind} above {self.low:g}" + (
+                f" and below {self.high:g}" if math.isfinite(self.high) else ""
+            )
+        return f"{kind} from {self.low:g}" + (f" to {self.high:g}" if math.isfinite(self.high) else " up")
+
+
+source_option = click.option(
+    "--source",
+    default="package",
+    show_default=True,
+    help="package, aclimdb, an aclImdb .tar.gz, or the path of a CSV (review,sentiment or text,label).",
+)
+test_size_option = click.option(
+    "--test-size",
+    type=Number(float, 0, 1, exclusive=True),
+    default=0.1,
+    show_default=True,
+    help="Share of the rows held out, by the hash of their text.",
+)

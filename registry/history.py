@@ -1,0 +1,33 @@
+"""``make history``: who was in Production, when, and why."""
+
+import click
+
+from registry.stages import ROLLED_BACK, history
+from registry.store import MODEL_NAME, connect
+from registry.versions import all_versions
+
+
+@click.command(help="Print every version with its stage, and every change of Production.")
+def main() -> None:
+    """Print the history."""
+    client = connect()
+    versions = all_versions(client)
+    if not versions:
+        click.echo(f"{MODEL_NAME} has no version yet; 'make run' trains and promotes the first")
+        return
+    click.echo(f"{'version':>7}  {'stage':<10}  {'accuracy':>8}  note")
+    for version in versions:
+        note = "rolled back" if version.tags.get(ROLLED_BACK) else ""
+        stage = "-" if version.stage == "None" else version.stage
+        accuracy = version.tags.get("accuracy", "")
+        click.echo(f"{version.number:>7}  {stage:<10}  {accuracy:>8}  {note}".rstrip())
+    click.echo(f"\n{'when (UTC)':<19}  {'action':<8}  {'version':>7}  {'replaced':>8}  {'by':<10}  why")
+    for event in history(client):
+        click.echo(
+            f"{event.at[:19]}  {event.action:<8}  {event.version:>7}  {event.replaced or '-':>8}  "
+            f"{event.by:<10}  {event.reason}"
+        )
+
+
+if __name__ == "__main__":
+    main()

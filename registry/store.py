@@ -1,0 +1,44 @@
+"""Where the registry is, and the model's name in it."""
+
+import os
+from pathlib import Path
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from registry.errors import RegistryError
+
+MODEL_NAME = "SentimentClassifier"
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def connect() -> MlflowClient:
+    """Return a client of the store: ``MLFLOW_TRACKING_URI`` if set, else ``mlflow.db`` in the project root.
+
+    Raises
+    ------
+    RegistryError
+        If the store does not answer.
+    """
+    # MLflow's own default is a file in the current folder: from elsewhere a new, empty store
+    # would appear without a word
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT / 'mlflow.db'}"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    mlflow.set_tracking_uri(uri)
+    client = MlflowClient()
+    try:
+        client.search_registered_models(max_results=1)
+    except (MlflowException, OSError) as error:
+        reason = str(error).splitlines()[0][:300]
+        raise RegistryError(
+            f"the tracking store {_without_password(uri)} does not answer ({reason}); "
+            "check MLFLOW_TRACKING_URI and that its server runs"
+        ) from None
+    return client
+
+
+def _without_password(uri: str) -> str:
+    scheme, _, rest = uri.partition("://")
+    return f"{scheme}://{rest.rsplit('@', 1)[-1]}"

@@ -1,0 +1,217 @@
+"""Registered versions: finding one, registering one whole, fetching a verified copy."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from registry.digests import digests
+from registry.errors import RegistryError, VerificationError
+from registry.store import MODEL_NAME
+
+PRODUCTION = "Production"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version as it was read."""
+
+    number: int
+    stage: str
+    status: str
+    run_id: str
+    source: str
+    tags: dict[str, str]
+
+
+def find(client: MlflowClient, wanted: str | int) -> Version:
+    """Return a version by number, or the one in ``Production``, or the ``latest``.
+
+    Raises
+    ------
+    RegistryError
+        If there is no such version.
+    """
+    wanted = str(wanted)
+    if wanted.lower() == PRODUCTION.lower():
+        serving = in_production(client)
+        if not serving:
+            raise RegistryError(
+                f"no version of {MODEL_NAME} is in {PRODUCTION}; train with 'make run' or "
+                "promote one with 'make promote VERSION=n'"
+            )
+        return serving[0]
+    known = all_versions(client)
+    if wanted == "latest" and known:
+        return known[-1]
+    for version in known:
+        if str(version.number) == wanted:
+            return version
+    numbers = ", ".join(str(version.number) for version in known) or "none"
+    raise RegistryError(f"{MODEL_NAME} has no version {wanted!r} (it has: {numbers})")
+
+
+def all_versions(client: MlflowClient) -> list[Version]:
+    """Return every version of the model, oldest first."""
+    found: list[Version] = []
+    token: str | None = ""
+    while token is not None:
+        page = client.search_model_versions(f"name = '{MODEL_NAME}'", page_token=token or None)
+        found.extend(map(_read, page))
+        token = page.token or None
+    return sorted(found, key=lambda version: version.number)
+
+
+def _read(found: ModelVersion) -> Version:
+    # the SQL store gives the number as int, the REST store as str
+    return Version(
+        number=int(found.version),
+        stage=found.current_stage or "None",
+        status=found.status,
+        run_id=found.run_id or "",
+        source=found.source or "",
+        tags=dict(found.tags),
+    )
+
+
+def in_production(client: MlflowClient) -> list[Version]:
+    """Return the versions in Production, the highest (which MLflow serves) first."""
+    return [v for v in reversed(all_versions(client)) if v.stage == PRODUCTION]
+
+
+def register(
+    client: MlflowClient, model_uri: str, run_id: str, tags: dict[str, str], description: str
+) -> Version:
+    """Register a logged model with all its tags at once.
+
+    The digests are taken of the files as the artifact store gives them back. A version is one
+    transaction in the store: whoever is killed leaves a whole version or none.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copy = mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=folder)
+        tags = tags | digests(Path(copy))
+    try:
+        client.create_registered_model(
+            MODEL_NAME, description="Sentiment of a review: positive or negative, with its confidence."
+        )
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    version = client.create_model_version(
+        MODEL_NAME, source=model_uri, run_id=run_id, tags=tags, description=description
+    )
+    return _read(version)
+
+
+def fetch(version: Version, into: Path) -> Path:
+    """Download a private copy of a version's files and verify it before anything loads it.
+
+    Parameters
+    ----------
+    version : Version
+    into : Path
+        A folder that nobody else writes to.
+
+    Raises
+    ------
+    VerificationError
+        If a file is missing, added or changed, or the version carries no digest.
+    """
+    where = f"{MODEL_NAME} version {version.number}"
+    if version.status != "READY":
+        raise RegistryError(f"{where} is {version.status}, not READY; register it again")
+    uri = f"models:/{MODEL_NAME}/{version.number}"
+    try:
+        copy = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(into)))
+        found = digests(copy)
+    except (MlflowException, OSError, ValueError) as error:
+        raise VerificationError(f"{where} cannot be fetched: {error}") from None
+    for name, digest in found.items():
+        expected = version.tags.get(name)
+        if expected is None:
+            raise VerificationError(
+                f"{where} has no tag {name!r}: it was not registered by this project and cannot be verified"
+            )
+        if expected != digest:
+            raise VerificationError(
+                f"{where} is not what was registered: its {name} is {digest[:12]}…, the tag says "
+                f"{expected[:12]}…. Its files were changed; do not load it. Train a new version"
+            )
+    return copy
+
+
+def predict(copy: Path, texts: pd.Series, timeout: float = 1800.0) -> pd.DataFrame:
+    """Score texts with a verified copy, by its own code in a process of its own, with pickle refused.
+
+    Parameters
+    ----------
+    copy : Path
+        What :func:`fetch` returned.
+    texts : Series of str
+    timeout : float
+        Seconds.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``sentiment``, ``confidence`` and ``error``; one row a text, in order.
+
+    Raises
+    ------
+    RegistryError
+        If the version does not load or does not answer.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        asked, answered = Path(folder, "asked.json"), Path(folder, "answered.json")
+        frame = pd.DataFrame({"text": texts.tolist()})
+        asked.write_text(f'{{"dataframe_split": {frame.to_json(orient="split", index=False)}}}')
+        command = [sys.executable, "-m", "mlflow", "models", "predict", "--model-uri", str(copy)]
+        command += ["--env-manager", "local", "--content-type", "json"]
+        command += ["--input-path", str(asked), "--output-path", str(answered)]
+        environment = os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+        try:
+            subprocess.run(
+                command, cwd=folder, env=environment, capture_output=True, check=True, timeout=timeout
+            )
+        except subprocess.TimeoutExpired:
+            raise RegistryError(f"the model did not answer within {timeout:.0f} s") from None
+        except subprocess.CalledProcessError as error:
+            last = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
+            raise RegistryError(f"the model does not load or answer: {' '.join(last)}") from None
+        rows = json.loads(answered.read_text())["predictions"]
+    try:
+        return pd.DataFrame(rows)[["sentiment", "confidence", "error"]].astype({"confidence": float})
+    except (KeyError, TypeError, ValueError):
+        raise RegistryError(
+            f"the model does not answer with sentiment, confidence and error: {rows[:1]}"
+        ) from None
+
+
+def check_examples(copy: Path, tolerance: float = 1e-6) -> None:
+    """Ask a verified copy whether it gives the answers that it carries for its own example texts.
+
+    Raises
+    ------
+    RegistryError
+        If it does not.
+    """
+    found = next(copy.rglob("examples.json"), None)
+    if found is None:
+        raise RegistryError("the model carries no example answers; it cannot be asked whether it is itself")
+    examples = pd.DataFrame(json.loads(found.read_text(encoding="utf-8")))
+    answers = predict(copy, examples["text"], timeout=300)
+    same = (answers["sentiment"] == examples["sentiment"]) & (
+        (answers["confidence"] - examples["confidence"]).abs() <= tolerance
+    )
+    if not same.all():
+        wrong = examples["text"][~same].iloc[0]
+        raise RegistryError(f"the model does not give its own example answers, first for {wrong!r}")

@@ -1,0 +1,53 @@
+"""What a request row may be, and what an answer row looks like."""
+
+import math
+from typing import TypedDict
+
+TEXT = "text"
+NOT_A_TEXT = frozenset({"", "none", "nan", "null"})
+
+
+class Answer(TypedDict):
+    """One row of a response. All three fields are always there."""
+
+    sentiment: str | None
+    confidence: float | None
+    error: str | None
+
+
+def row_error(value: object, row: int) -> str | None:
+    """Return why the ``row``-th value (counted from 0) of a request cannot be scored, or None if it can.
+
+    MLflow casts a null under ``inputs`` and ``instances`` to the text ``None``: so the whole texts
+    ``None``, ``nan`` and ``null`` are refused in every request form.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return f"row {row}: {TEXT} is null; send a non-empty string"
+    if not isinstance(value, str):
+        return f"row {row}: {TEXT} is of type {type(value).__name__}; send a non-empty string"
+    whole = value.strip()
+    if not whole:
+        return f"row {row}: {TEXT} is blank; send a non-empty string"
+    if whole.lower() in NOT_A_TEXT:
+        return (
+            f"row {row}: {TEXT} is {whole!r}, which is how a missing value arrives; send a non-empty string"
+        )
+    return None
+
+
+def answer(log_odds: float) -> Answer:
+    """Return the answer row for the calibrated log-odds of *positive*.
+
+    Examples
+    --------
+    >>> answer(0.0)
+    {'sentiment': 'positive', 'confidence': 0.5, 'error': None}
+    """
+    confidence = 1.0 / (1.0 + math.exp(-min(abs(log_odds), 700.0)))
+    sentiment = "positive" if log_odds >= 0 else "negative"
+    return {"sentiment": sentiment, "confidence": confidence, "error": None}
+
+
+def refusal(error: str) -> Answer:
+    """Return the answer row that stands in the place of a row that cannot be scored."""
+    return {"sentiment": None, "confidence": None, "error": error}

@@ -1,0 +1,1 @@
+"""One module per pipeline step and per MLproject entry point."""

@@ -1,0 +1,13 @@
+"""The faults of this room that a caller treats differently."""
+
+import click
+
+
+class TrainingError(click.ClickException):
+    """The data or the settings do not allow a model to be fitted or judged."""
+
+
+class GateRefused(click.ClickException):
+    """A version did not pass the gate; the registry was left as it was."""
+
+    exit_code = 3

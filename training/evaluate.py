@@ -1,0 +1,112 @@
+"""Entry point ``evaluate``: judge any registered version on any labelled CSV."""
+
+import tempfile
+from pathlib import Path
+
+import click
+import mlflow
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from mlflow.exceptions import MlflowException
+from scipy.special import logit
+
+from data.ingest import FOLDER
+from data.options import Command, source_option
+from data.sources import locate, read
+from data.table import build, row_hash
+from registry.store import connect
+from registry.versions import Version, fetch, find, predict
+from training.errors import TrainingError
+from training.explain import confident_mistakes
+from training.metrics import scores_by_source
+from training.plots import judgement_plots
+from training.steps import step
+from training.train import TRAINED_ON
+
+
+def evaluate(version: Version, table: pd.DataFrame) -> dict[str, float]:
+    """Score the rows that ``version`` was not trained on with its own code, and log to the active run.
+
+    Parameters
+    ----------
+    version : Version
+    table : DataFrame
+        Columns ``review``, ``sentiment`` and ``source``.
+
+    Returns
+    -------
+    dict
+        Metrics by name.
+
+    Raises
+    ------
+    TrainingError
+        If the version was trained on every row.
+    """
+    seen = table["review"].map(row_hash).isin(trained_on(version))
+    if seen.all():
+        raise TrainingError(
+            f"version {version.number} was trained on all {len(table)} rows: nothing can be judged. "
+            "Its metrics on rows held out in training are on its run page"
+        )
+    if seen.any():
+        click.echo(
+            f"left out: {seen.sum():,} of {len(table):,} rows, version {version.number} was trained on them"
+        )
+    rows = table[~seen].reset_index(drop=True)
+    what = f"{len(rows):,} rows, by the version's own code in its own process"
+    with step("score", what), tempfile.TemporaryDirectory() as folder:
+        answers = predict(fetch(version, Path(folder)), rows["review"])
+    failed = answers["sentiment"].isna()
+    if failed.any():
+        click.echo(
+            f"left out: {failed.sum()} rows without an answer, first: {answers['error'][failed].iloc[0]}"
+        )
+    margin = logit(answers["confidence"].clip(0.5, 1 - 1e-15))
+    signed = np.where(answers["sentiment"] == "positive", margin, -margin)
+    judged = rows.assign(log_odds=signed)[~failed.to_numpy()]
+    scores = scores_by_source(judged)
+    mlflow.log_metrics(scores | {"rows": len(judged), "rows_left_out": int(seen.sum() + failed.sum())})
+    mlflow.set_tags({"version": version.number})
+    for name, figure in judgement_plots(judged).items():
+        mlflow.log_figure(figure, f"plots/{name}.png")
+    mlflow.log_table(confident_mistakes(judged), "confident_mistakes.json")
+    return scores
+
+
+def trained_on(version: Version) -> pd.Series:
+    """Return the hashes of the rows that a version was fitted on; empty, said loudly, if unknown."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            uri = f"runs:/{version.run_id}/{TRAINED_ON}"
+            path = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)
+            return pd.read_parquet(path)["row"]
+        except (MlflowException, OSError, KeyError, pa.ArrowException):
+            click.echo(
+                f"WARNING: what version {version.number} was trained on cannot be read; "
+                "the metrics may be of rows that it has seen",
+                err=True,
+            )
+            return pd.Series([], dtype=str)
+
+
+@click.command(cls=Command, help="Judge a registered version on a labelled CSV.")
+@click.option("--version", default="Production", show_default=True, help="Number, Production or latest.")
+@source_option
+def main(version: str, source: str) -> None:
+    """Run the entry point."""
+    client = connect()
+    chosen = find(client, version)
+    path = locate(source, FOLDER / "downloads")
+    reviews = build(read(source, path), test_size=0.5, origin=source)
+    with mlflow.start_run(run_name=f"evaluate version {chosen.number}"):
+        mlflow.set_tag("data.source", source)
+        scores = evaluate(chosen, reviews.table)
+    click.echo(f"version {chosen.number} on {source}:")
+    for name, value in scores.items():
+        click.echo(f"  {name:<28} {value:.4f}")
+
+
+if __name__ == "__main__":
+    main()

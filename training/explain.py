@@ -1,0 +1,55 @@
+"""What a fitted pipeline has learnt, and where it is wrong."""
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+from sklearn.pipeline import Pipeline
+
+
+def ngram_table(pipeline: Pipeline) -> pd.DataFrame:
+    """Return the n-grams of a fitted pipeline with ``idf`` and ``weight``, sorted by n-gram.
+
+    ``weight`` is the coefficient times the log-count ratio: what an n-gram adds to the log-odds,
+    times its idf, divided by the Euclidean norm of the idfs of a text.
+    """
+    counter, frequent, tfidf, ratio, classifier = (step for _, step in pipeline.steps)
+    terms = counter.get_feature_names_out()[frequent.get_support()]
+    table = pd.DataFrame(
+        {
+            "ngram": terms,
+            "idf": tfidf.idf_,
+            "weight": (classifier.coef_[0] * ratio.log_count_ratio_).astype(np.float32),
+        }
+    )
+    return table.sort_values("ngram", ignore_index=True)
+
+
+def strongest_ngrams(table: pd.DataFrame, each_way: int = 20) -> pd.DataFrame:
+    """Return the ``each_way`` n-grams of :func:`ngram_table` that pull most to either side."""
+    pulls = pd.DataFrame({"ngram": table["ngram"], "contribution": table["idf"] * table["weight"]})
+    ordered = pulls.sort_values("contribution", ascending=False, ignore_index=True)
+    if len(ordered) <= 2 * each_way:
+        return ordered
+    return pd.concat([ordered.head(each_way), ordered.tail(each_way)], ignore_index=True)
+
+
+def confident_mistakes(rows: pd.DataFrame, most: int = 50) -> pd.DataFrame:
+    """Return the held-out rows that were answered wrongly with the highest confidence.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Columns ``review``, ``sentiment``, ``source`` and ``log_odds``.
+    """
+    wrong = rows[(rows["log_odds"] >= 0) != (rows["sentiment"] == "positive")]
+    wrong = wrong.reindex(wrong["log_odds"].abs().sort_values(ascending=False, kind="stable").index)
+    wrong = wrong.head(most)
+    return pd.DataFrame(
+        {
+            "labelled": wrong["sentiment"],
+            "answered": np.where(wrong["log_odds"] >= 0, "positive", "negative"),
+            "confidence": expit(wrong["log_odds"].abs()).round(4),
+            "source": wrong["source"],
+            "review": wrong["review"].str.slice(0, 1000),
+        }
+    )

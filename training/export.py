@@ -1,0 +1,139 @@
+"""From a fitted pipeline to the artifact: an MLflow model without pickle, paths or secrets.
+
+The module is an MLflow flavor in the sense of ``mlflow.models.Model.log``: its :func:`save_model`
+saves a pyfunc and then takes the build machine's paths out of ``MLmodel``.
+"""
+
+import importlib.metadata
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from mlflow.models import Model, ModelSignature
+from mlflow.models.model import ModelInfo
+from mlflow.types import ColSpec, Schema
+from scipy.special import expit
+from sklearn.pipeline import Pipeline
+
+import sentiment_model
+from sentiment_model.contract import TEXT, answer
+from sentiment_model.ngrams import SETTINGS, TABLE, NgramScorer
+from training.errors import TrainingError
+from training.explain import ngram_table
+
+FLAVOR_NAME = "pyfunc"  # under which MLflow lists the logged model
+SERVING_PACKAGES = ("mlflow", "numpy", "pandas", "pyarrow")
+TOLERANCE = 1e-6
+EXAMPLES = "examples.json"
+EXAMPLE_TEXTS = (
+    "A wonderful film. I laughed, I cried, and I would see it again tomorrow.",
+    "Two hours of my life that I will never get back: dull, loud and badly acted.",
+    "Not bad at all, but the second half drags.",
+    "I can't say that it's good.",
+    "<b>Caf&eacute; scenes</b> are great 😀<br /><br />10/10!",
+    "zxqvjk",
+)
+SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec("string", TEXT)]),
+    outputs=Schema(
+        [
+            ColSpec("string", "sentiment", required=False),
+            ColSpec("double", "confidence", required=False),
+            ColSpec("string", "error", required=False),
+        ]
+    ),
+)
+
+
+def write_scorer(pipeline: Pipeline, folder: Path, check_on: pd.Series) -> NgramScorer:
+    """Write the scorer of a fitted pipeline as plain data, and prove that it equals the pipeline.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+    folder : Path
+        Existing and empty.
+    check_on : Series of str
+        Raw reviews whose probabilities must agree within 1e-6.
+
+    Raises
+    ------
+    TrainingError
+        If the read-back scorer and the pipeline disagree.
+    """
+    counter, classifier = pipeline[0], pipeline[-1]
+    table = ngram_table(pipeline)
+    pq.write_table(
+        pa.Table.from_pandas(table, preserve_index=False),
+        folder / TABLE,
+        compression="zstd",
+        use_dictionary=["idf"],
+        column_encoding={"ngram": "DELTA_BYTE_ARRAY", "weight": "BYTE_STREAM_SPLIT"},
+        store_schema=False,
+    )
+    settings = {
+        "intercept": float(classifier.intercept_[0]),
+        "ngram_max": counter.analyzer.keywords["ngram_max"],
+    }
+    _write_json(folder / SETTINGS, settings)
+    scorer = NgramScorer.load(folder)
+    ours = scorer.log_odds(check_on)
+    gap = np.abs(expit(ours) - pipeline.predict_proba(check_on)[:, 1]).max(initial=0)
+    if not gap <= TOLERANCE:
+        raise TrainingError(
+            f"the exported scorer and the fitted pipeline differ by {gap:.2g}, more than {TOLERANCE:.0g}"
+        )
+    odds = scorer.log_odds(EXAMPLE_TEXTS)
+    examples = [{TEXT: t, **answer(s)} for t, s in zip(EXAMPLE_TEXTS, odds.tolist(), strict=True)]
+    _write_json(folder / EXAMPLES, examples)
+    return scorer
+
+
+def log_model(scorer_folder: Path, params: dict[str, Any], metadata: dict[str, Any]) -> ModelInfo:
+    """Log the artifact to the active run as the model named ``model``."""
+    return Model.log(
+        artifact_path=None,
+        name="model",
+        flavor=sys.modules[__name__],
+        params=params,
+        metadata=metadata,
+        scorer_folder=scorer_folder,
+    )
+
+
+def save_model(path: str, mlflow_model: Model, scorer_folder: Path) -> None:
+    """Save the artifact to ``path``. MLflow calls this from :func:`log_model`."""
+    with tempfile.TemporaryDirectory() as staging:
+        package = Path(staging, "sentiment_model")
+        package.mkdir()
+        source = Path(sentiment_model.__file__).parent
+        for module in sorted(source.glob("*.py")):
+            shutil.copyfile(module, package / module.name)
+        mlflow.pyfunc.save_model(
+            path=path,
+            mlflow_model=mlflow_model,
+            python_model=str(package / "entry.py"),
+            code_paths=[str(package)],
+            artifacts={"scorer": str(scorer_folder)},
+            signature=SIGNATURE,
+            input_example=pd.DataFrame({TEXT: EXAMPLE_TEXTS[:2]}),
+            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in SERVING_PACKAGES],
+        )
+    pyfunc = mlflow_model.flavors[mlflow.pyfunc.FLAVOR_NAME]
+    pyfunc["model_code_path"] = Path(pyfunc["model_code_path"]).name
+    for artifact in pyfunc["artifacts"].values():
+        artifact["uri"] = artifact["path"]
+    mlflow_model.artifact_path = "model"  # MLflow puts the absolute folder of the store here
+    mlflow_model.save(str(Path(path, "MLmodel")))
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,59 @@
+"""Entry point ``main``: the whole pipeline, from reviews to a version in Production."""
+
+from typing import Any
+
+import click
+import mlflow
+
+from data.ingest import TABLE, ingest, log_summary
+from data.options import Command, source_option, test_size_option
+from data.table import read_table
+from registry.store import connect
+from training.errors import GateRefused
+from training.fit import Settings
+from training.options import limit_option, register_option, settings_options
+from training.promote import promote as promote_version
+from training.steps import step
+from training.train import pick, register_candidate, train
+
+
+@click.command(cls=Command, help="Acquire, train, evaluate, log, register, gate and promote.")
+@source_option
+@test_size_option
+@settings_options
+@limit_option
+@register_option
+@click.option(
+    "--promote",
+    type=click.Choice(["gated", "always", "never"]),
+    default="gated",
+    show_default=True,
+    help="gated: unless the gate refuses; always: pass the gate by; never: leave Production alone.",
+)
+def main(source: str, test_size: float, limit: int, register: str, promote: str, **settings: Any) -> None:
+    """Run the entry point."""
+    if register == "no" and promote == "always":
+        raise click.UsageError("promote=always needs register=yes: only a registered version can be promoted")
+    chosen = Settings(**settings)
+    client = connect()
+    with mlflow.start_run(run_name="sentiment"):
+        with step("ingest", f"reviews from {source}"):
+            summary = ingest(source, test_size)
+            log_summary(summary)
+        table = pick(read_table(TABLE), limit, chosen.seed)
+        candidate = train(table, summary, chosen)
+        version = register_candidate(candidate) if register == "yes" else None
+        if version and promote != "never":
+            with step("promote", f"version {version}, {promote}"):
+                try:
+                    promote_version(client, version, force=promote == "always")
+                except GateRefused as refused:
+                    click.echo(f"NOT PROMOTED: {refused.message}", err=True)
+    click.echo(
+        "held out: "
+        + ", ".join(f"{name} {candidate.scores[name]:.4f}" for name in ("accuracy", "f1", "roc_auc", "ece"))
+    )
+
+
+if __name__ == "__main__":
+    main()

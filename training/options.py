@@ -1,0 +1,64 @@
+"""The options that the entry points of training share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from data.options import Number
+from training.fit import Settings
+
+YES_NO = click.Choice(["yes", "no"])
+
+register_option = click.option(
+    "--register",
+    type=YES_NO,
+    default="yes",
+    show_default=True,
+    help="Register the model as a version of SentimentClassifier.",
+)
+limit_option = click.option(
+    "--limit",
+    type=Number(int, 0),
+    default=0,
+    show_default=True,
+    help="Use about this many rows, for a quick try; 0 for all.",
+)
+
+
+def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add an option for each field of :class:`training.fit.Settings`."""
+    default = Settings()
+    for option in (
+        click.option(
+            "--C",
+            "C",
+            type=Number(float, 0, exclusive=True),
+            default=default.C,
+            show_default=True,
+            help="Inverse strength of the classifier's regularisation.",
+        ),
+        click.option(
+            "--min-df",
+            type=Number(int, 1),
+            default=default.min_df,
+            show_default=True,
+            help="Fewest reviews that an n-gram must stand in.",
+        ),
+        click.option(
+            "--ngram-max",
+            type=Number(int, 1, 8),
+            default=default.ngram_max,
+            show_default=True,
+            help="Longest n-gram, in words and punctuation marks.",
+        ),
+        click.option(
+            "--seed",
+            type=Number(int, 0, 2**32 - 1),
+            default=default.seed,
+            show_default=True,
+            help="Of the folds, the solver and the rows that limit picks.",
+        ),
+    ):
+        command = option(command)
+    return command

@@ -1,0 +1,218 @@
+"""Entry point ``train``: features → fit → evaluate → explain → log → register."""
+
+import importlib.metadata
+import platform
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import cloudpickle
+import mlflow
+import pandas as pd
+from mlflow.data.pandas_dataset import from_pandas
+from sklearn.pipeline import Pipeline
+
+import sentiment_model
+import training
+from data.ingest import TABLE, read_summary
+from data.options import Command
+from data.table import read_table, row_hash
+from registry.digests import file_digest
+from registry.store import MODEL_NAME, connect
+from registry.versions import register
+from sentiment_model.contract import answer
+from sentiment_model.ngrams import NgramScorer
+from training.card import model_card
+from training.explain import confident_mistakes, ngram_table, strongest_ngrams
+from training.export import log_model, write_scorer
+from training.fit import Settings, count, fit
+from training.gate import HELD_OUT, HELD_OUT_DIGEST
+from training.metrics import scores_by_source
+from training.options import limit_option, register_option, settings_options
+from training.plots import judgement_plots, strongest_ngrams_plot
+from training.steps import step
+
+TRAINED_ON = "data/trained_on.parquet"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A logged model with everything that its registered version will carry."""
+
+    model_uri: str
+    run_id: str
+    tags: dict[str, str]
+    description: str
+    scores: dict[str, float]
+
+
+def train(table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> Candidate:
+    """Fit, judge and log a model to the active MLflow run.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns ``review``, ``sentiment``, ``split`` and ``source``.
+    summary : dict
+        What ingest said of the data.
+    settings : Settings
+    """
+    run = mlflow.active_run()
+    assert run is not None  # noqa: S101 -- the entry points start one
+    log_context(run.info.run_id, table, summary, settings)
+
+    with step("features", f"counting n-grams of {len(table):,} reviews"):
+        counter, counts = count(table, settings)
+    with step("fit", f"cross-validating and fitting on {counts.shape[1]:,} n-grams"):
+        fitted = fit(table, counter, counts, settings)
+
+    with step("evaluate", "judging rows that the model never saw"):
+        held_out = table[table["split"] == "test"].assign(log_odds=fitted.held_out)
+        training_rows = table[table["split"] == "train"].assign(log_odds=fitted.cross_validated)
+        scores = scores_by_source(held_out)
+        cross_validated = scores_by_source(training_rows)
+        mlflow.log_metrics(scores | {f"cv/{name}": value for name, value in cross_validated.items()})
+
+    with step("explain", "plots, strongest n-grams, mistakes"):
+        strongest = strongest_ngrams(ngram_table(fitted.pipeline))
+        plots = judgement_plots(held_out) | {"strongest_ngrams": strongest_ngrams_plot(strongest)}
+        for name, figure in plots.items():
+            mlflow.log_figure(figure, f"plots/{name}.png")
+        mlflow.log_table(confident_mistakes(held_out), "held_out/confident_mistakes.json")
+
+    with step("log", "artifact, pipeline, model card"), tempfile.TemporaryDirectory() as folder:
+        scorer_folder = Path(folder, "scorer")
+        scorer_folder.mkdir()
+        scorer = write_scorer(fitted.pipeline, scorer_folder, check_on=held_out["review"])
+        digest = log_predictions(held_out, table, Path(folder))
+        log_pipeline(fitted.pipeline, Path(folder))
+        card = model_card(
+            settings, summary, scores, cross_validated, strongest, answer_to_nothing(scorer), len(table)
+        )
+        mlflow.log_text(card, "model_card.md")
+        info = log_model(scorer_folder, settings.as_params(), {"data_sha256": summary["table_sha256"]})
+    tags: dict[str, str] = {
+        name: f"{scores[name]:.4f}"
+        for name in ("accuracy", "f1", "roc_auc", "log_loss", "ece")
+        if name in scores
+    }
+    tags |= {
+        HELD_OUT_DIGEST: digest,
+        "data_source": summary["source"],
+        "data_sha256": summary["table_sha256"],
+        "rows": str(len(table)),
+    }
+    commit = mlflow.get_run(run.info.run_id).data.tags.get("mlflow.source.git.commit")
+    if commit:
+        tags["git_commit"] = commit
+    return Candidate(f"models:/{info.model_id}", run.info.run_id, tags, card, scores)
+
+
+def log_context(run_id: str, table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> None:
+    """Log parameters, data set and environment."""
+    # `mlflow run` has logged the parameters as the user typed them: log what is missing
+    known = mlflow.get_run(run_id).data.params
+    params = settings.as_params() | {"rows": len(table)}
+    mlflow.log_params({name: value for name, value in params.items() if name not in known})
+    for split, context in (("train", "training"), ("test", "held-out")):
+        rows = table[table["split"] == split].astype(object)
+        with warnings.catch_warnings():
+            # MLflow has registered its own source for local files twice, and warns of it
+            warnings.filterwarnings("ignore", message="The specified dataset source can be")
+            dataset = from_pandas(
+                rows,
+                source=f"data/{TABLE.name}",
+                targets="sentiment",
+                name=f"{summary['source'].rsplit('/', 1)[-1]}-{split}",
+                digest=summary["table_sha256"][:12],
+            )
+        mlflow.log_input(dataset, context=context)
+    environment = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {
+            name: importlib.metadata.version(name)
+            for name in ("mlflow", "scikit-learn", "numpy", "scipy", "pandas", "pyarrow", "cloudpickle")
+        },
+    }
+    mlflow.log_dict(environment, "environment.json")
+
+
+def log_predictions(held_out: pd.DataFrame, table: pd.DataFrame, folder: Path) -> str:
+    """Log held-out predictions and trained-on rows by row hash; return the digest of the former."""
+    predictions = folder / Path(HELD_OUT).name
+    held_out.assign(row=held_out["review"].map(row_hash))[
+        ["row", "sentiment", "source", "log_odds"]
+    ].to_parquet(predictions, index=False)
+    mlflow.log_artifact(str(predictions), str(Path(HELD_OUT).parent))
+    trained_on = folder / Path(TRAINED_ON).name
+    pd.DataFrame({"row": table["review"].map(row_hash)}).to_parquet(trained_on, index=False)
+    mlflow.log_artifact(str(trained_on), str(Path(TRAINED_ON).parent))
+    return file_digest(predictions)
+
+
+def log_pipeline(pipeline: Pipeline, folder: Path) -> None:
+    """Log the fitted scikit-learn pipeline for notebooks. Nothing that serves ever loads it."""
+    path = folder / "pipeline.cloudpickle"
+    ours = (sentiment_model, training)
+    for package in ours:
+        cloudpickle.register_pickle_by_value(package)
+    try:
+        with path.open("wb") as file:
+            cloudpickle.dump(pipeline, file)
+    finally:
+        for package in ours:
+            cloudpickle.unregister_pickle_by_value(package)
+    mlflow.log_artifact(str(path), "pipeline")
+
+
+def answer_to_nothing(scorer: NgramScorer) -> dict[str, Any]:
+    """Return the answer for a text without one known n-gram."""
+    return dict(answer(float(scorer.log_odds([""])[0])))
+
+
+def pick(table: pd.DataFrame, limit: int, seed: int) -> pd.DataFrame:
+    """Return about ``limit`` rows with the shares of split, label and source kept; all if it is 0."""
+    if not 0 < limit < len(table):
+        return table
+    groups = table.groupby(["split", "sentiment", "source"])
+    return groups.sample(frac=limit / len(table), random_state=seed).sort_index().reset_index(drop=True)
+
+
+def register_candidate(candidate: Candidate) -> int:
+    """Register a candidate and return the number of its version."""
+    with step("register", "one version with all its tags"):
+        number = register(
+            connect(), candidate.model_uri, candidate.run_id, candidate.tags, candidate.description
+        ).number
+    mlflow.set_tag("version", number)
+    click.echo(f"registered: {MODEL_NAME} version {number}")
+    return number
+
+
+@click.command(cls=Command, help="Train on the table that ingest wrote, log everything, register.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=TABLE,
+    help="The table.  [default: data/imdb.csv]",
+)
+@settings_options
+@limit_option
+@register_option
+def main(data: Path, limit: int, register: str, **settings: Any) -> None:
+    """Run the entry point."""
+    chosen = Settings(**settings)
+    table, summary = pick(read_table(data), limit, chosen.seed), read_summary(data)
+    connect()
+    with mlflow.start_run(run_name="train"):
+        candidate = train(table, summary, chosen)
+        if register == "yes":
+            register_candidate(candidate)
+
+
+if __name__ == "__main__":
+    main()
