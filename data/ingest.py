@@ -14,7 +14,7 @@ import pandas as pd
 from data.errors import DataError
 from data.options import Command, source_option, test_size_option
 from data.sources import locate, read, sha256_of
-from data.table import build
+from data.table import COLUMNS, build
 
 FOLDER = Path(__file__).resolve().parent
 TABLE = FOLDER / "imdb.csv"
@@ -54,8 +54,11 @@ def ingest(source: str, test_size: float, out: Path = TABLE) -> dict[str, Any]:
         If the source cannot be had, read or used.
     """
     path = locate(source, out.parent / "downloads")
-    if path.resolve() == out.resolve():
-        raise DataError(f"source {source} is the table that ingest writes; give another source or 'out'")
+    if out.exists() and (path.resolve() == out.resolve() or not _is_ours(out)):
+        raise DataError(
+            f"{out} is where ingest writes its table, and the file there is your own: "
+            f"move it away and give its new place as source (nothing was changed)"
+        )
     request = {
         "format": FORMAT,
         "source": source,
@@ -69,6 +72,7 @@ def ingest(source: str, test_size: float, out: Path = TABLE) -> dict[str, Any]:
 
     reviews = build(read(source, path), test_size, origin=source)
     out.parent.mkdir(parents=True, exist_ok=True)
+    _keep_if_edited(out)
     table, rejects = reviews.table, reviews.rejects
     _write_csv(out, table.columns, table.itertuples(index=False))
     _write_csv(rejects_path(out), rejects.columns, map(_inert, rejects.itertuples(index=False)))
@@ -100,7 +104,9 @@ def read_summary(table: Path = TABLE) -> dict[str, Any]:
     try:
         summary: dict[str, Any] = json.loads(summary_path(table).read_text(encoding="utf-8"))
         if summary["table_sha256"] != sha256_of(table):
-            raise DataError(f"{table} was changed since ingest wrote it; run ingest again, with it as source")
+            raise DataError(
+                f"{table} was changed since ingest wrote it; move it away and give its new place as source"
+            )
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{summary_path(table)} cannot be read ({error}); run ingest again") from None
     return summary
@@ -129,6 +135,26 @@ def _present(out: Path, request: dict[str, Any]) -> dict[str, Any] | None:
     return summary if unchanged else None
 
 
+def _is_ours(out: Path) -> bool:
+    with out.open("rb") as file:
+        return file.readline(200).decode("utf-8", "replace").strip() == ",".join(COLUMNS)
+
+
+def _keep_if_edited(out: Path) -> None:
+    """Move a table that was changed since ingest wrote it out of the way instead of losing the changes."""
+    if not out.exists():
+        return
+    digest = sha256_of(out)
+    try:
+        if json.loads(summary_path(out).read_text(encoding="utf-8"))["table_sha256"] == digest:
+            return
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # no summary to tell: keep the file
+    aside = out.with_suffix(f".{digest[:8]}.csv")
+    out.replace(aside)
+    click.echo(f"data: {out.name} had been changed since ingest wrote it and is kept as {aside.name}")
+
+
 def _describe(table: pd.DataFrame) -> dict[str, Any]:
     lengths = table["review"].str.len()
     return {
@@ -146,8 +172,8 @@ def _describe(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _inert(row: Iterable[str]) -> list[str]:
-    """Return cells that a spreadsheet does not take for formulas, shortened, always encodable."""
-    cells = (cell[:500].encode("utf-8", "replace").decode() for cell in row)
+    """Return cells, shortened, that a spreadsheet does not take for formulas."""
+    cells = (cell[:500] for cell in row)
     return [f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell for cell in cells]
 
 

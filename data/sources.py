@@ -1,12 +1,14 @@
 """Raw labelled rows from each source: the PyPI package, the aclImdb archive, a CSV."""
 
 import csv
+import gzip
 import hashlib
 import importlib.metadata
 import os
 import re
 import sys
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +35,7 @@ LABELS = {
 }
 
 _MEMBER = re.compile(r"(?:\./)?aclImdb/(train|test)/(pos|neg)/[^/]+\.txt")
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,14 @@ def download(url: str, path: Path, sha256: str | None) -> Path:
             length = int(answer.headers.get("Content-Length", 0)) + have
             with (
                 part.open("ab" if have else "wb") as file,
-                tqdm(total=length or None, initial=have, unit="B", unit_scale=True, desc=path.name) as bar,
+                tqdm(
+                    total=length or None,
+                    initial=have,
+                    unit="B",
+                    unit_scale=True,
+                    desc=path.name,
+                    disable=None,
+                ) as bar,
             ):
                 for chunk in answer.iter_content(_CHUNK):
                     file.write(chunk)
@@ -155,7 +164,12 @@ def read_aclimdb(path: Path) -> Iterator[RawRow]:
     """
     found = 0
     try:
-        with tarfile.open(path, "r|gz") as archive, tqdm(desc=path.name, unit=" reviews") as bar:
+        # gzip and not tarfile's own "r|gz", which takes a truncated stream for a complete one
+        with (
+            gzip.open(path) as unzipped,
+            tarfile.open(fileobj=unzipped, mode="r|") as archive,
+            tqdm(desc=path.name, unit=" reviews", disable=None) as bar,
+        ):
             for member in archive:
                 match = _MEMBER.fullmatch(member.name)
                 if match is None or not member.isfile():
@@ -166,7 +180,9 @@ def read_aclimdb(path: Path) -> Iterator[RawRow]:
                 found += 1
                 bar.update()
                 yield _decoded(member.name, file.read(), LABELS[label], split)
-    except (tarfile.TarError, EOFError, OSError) as error:
+            while unzipped.read(_CHUNK):
+                pass  # to the checksum at the end
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path}: damaged archive after {found} reviews ({error})") from None
     if not found:
         raise DataError(f"{path}: no aclImdb/(train|test)/(pos|neg)/*.txt inside")

@@ -90,7 +90,8 @@ def build(rows: Iterable[RawRow], test_size: float, origin: str) -> Reviews:
                 continue
         if reason:
             bad += raw.lines
-            rejects.append({"where": raw.where, "reason": reason, "review": raw.review})
+            readable = raw.review.encode("utf-8", "replace").decode()
+            rejects.append({"where": raw.where, "reason": reason, "review": readable})
             continue
         first[hashed] = raw
         kept[hashed] = {

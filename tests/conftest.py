@@ -1,0 +1,137 @@
+"""Fixtures: real reviews, a real SQLite store, a copy of the project to drive commands in."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow.tracking import MlflowClient
+
+from data.sources import locate, read
+from data.table import build
+from registry.store import connect
+from training.fit import Settings, count, fit
+from training.train import Candidate, train
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = Settings(ngram_max=2)
+
+
+@pytest.fixture(scope="session")
+def all_reviews() -> pd.DataFrame:
+    """The table of the default source."""
+    return build(read("package", locate("package", Path())), 0.1, "package").table
+
+
+@pytest.fixture(scope="session")
+def reviews(all_reviews: pd.DataFrame) -> pd.DataFrame:
+    """A few real reviews of both sources and splits."""
+    return all_reviews.sample(1200, random_state=0).reset_index(drop=True)
+
+
+@pytest.fixture(scope="session")
+def fitted(reviews: pd.DataFrame):
+    """A fit on the few reviews."""
+    counter, counts = count(reviews, SMALL)
+    return fit(reviews, counter, counts, SMALL)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowClient]:
+    """An empty SQLite store with its artifacts beside it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    yield connect()
+    if mlflow.active_run():
+        mlflow.end_run()
+
+
+SUMMARY = {
+    "source": "package",
+    "table_sha256": "0" * 64,
+    "sources": {"imdb": 1},
+    "duplicates": 0,
+    "rejected": 0,
+}
+
+
+@pytest.fixture
+def train_small(store: MlflowClient, reviews: pd.DataFrame) -> Callable[..., Candidate]:
+    """Train on the few reviews in a run of the store, with other settings if given."""
+
+    def run(settings: Settings = SMALL, table: pd.DataFrame = reviews) -> Candidate:
+        with mlflow.start_run():
+            return train(table, SUMMARY, settings)
+
+    return run
+
+
+class Project:
+    """A copy of the project, as a user has it after a clone, with the tests' environment."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("MLFLOW_", "MAKE", "PYTHONPATH"))
+        }
+        self.environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+    def run(self, *command: str, code: int | None = 0, timeout: float = 300) -> str:
+        """Run a command to its end, check its exit code, and return all that it printed."""
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+        )
+        if code is not None:
+            assert done.returncode == code, done.stdout
+        return done.stdout
+
+    def make(self, *arguments: str, code: int = 0, timeout: float = 300) -> str:
+        """Run make with the environment that the tests run in."""
+        return self.run("make", "--no-print-directory", *arguments, code=code, timeout=timeout)
+
+    def client(self) -> MlflowClient:
+        """A client of this copy's store."""
+        uri = f"sqlite:///{self.folder}/mlflow.db"
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def copy_project(to: Path) -> Project:
+    """Copy what git tracks or would track."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    ).stdout.decode()
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, to / name)
+    # make finds the tests' own environment, ready
+    venv = Path(sys.prefix)
+    (to / ".venv").symlink_to(venv)
+    (venv / ".made").touch()
+    return Project(to)
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory, reviews: pd.DataFrame) -> Project:
+    """A project in which `mlflow run .` has trained, registered and promoted version 1."""
+    copy = copy_project(tmp_path_factory.mktemp("project"))
+    reviews_csv(copy, 4000)
+    copy.first_run = copy.run("mlflow", "run", ".", "--env-manager", "local", "-P", "limit=4000")  # type: ignore[attr-defined]
+    return copy

@@ -1,0 +1,220 @@
+import functools
+import http.server
+import io
+import os
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from data import sources
+from data.errors import DataError
+from data.sources import download, locate, read, read_aclimdb, read_csv, sha256_of
+from data.table import build
+
+
+def csv_file(tmp_path: Path, content: str | bytes) -> Path:
+    path = tmp_path / "reviews.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def read_all(path: Path) -> list[tuple[str, str, str]]:
+    return [(row.review, row.sentiment, row.fault) for row in read_csv(path, "csv")]
+
+
+def test_package_has_25000_imdb_reviews_and_8530_sentences() -> None:
+    rows = list(read("package", locate("package", Path())))
+    assert sum(row.source == "imdb" for row in rows) == 25_000
+    assert sum(row.source == "rotten_tomatoes" for row in rows) == 8_530
+
+
+@pytest.mark.parametrize("header", ["review,sentiment", "text,label", "Text , LABEL", "id,label,text"])
+def test_csv_columns_go_by_either_name(tmp_path: Path, header: str) -> None:
+    cells = {"review": "good", "text": "good", "sentiment": "1", "label": "1", "id": "7"}
+    row = ",".join(cells[name.strip().lower()] for name in header.split(","))
+    assert read_all(csv_file(tmp_path, f"{header}\n{row}\n")) == [("good", "1", "")]
+
+
+def test_csv_without_the_columns_says_what_it_found(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"line 1: the columns are 'a', 'b'; expected 'review'"):
+        list(read_csv(csv_file(tmp_path, "a,b\n1,2\n"), "csv"))
+
+
+def test_empty_csv_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the file is empty"):
+        list(read_csv(csv_file(tmp_path, ""), "csv"))
+
+
+@pytest.mark.parametrize(
+    ("content", "review"),
+    [
+        ("\ufeffreview,sentiment\nfine,positive\n".encode(), "fine"),
+        ("review,sentiment\ncafé 😀,positive\n".encode("utf-16"), "café 😀"),
+        (b"review,sentiment\r\nfine\x00film,positive\r\n", "fine\x00film"),
+        (b'review,sentiment\n"two\nlines, one ""row""",positive\n', 'two\nlines, one "row"'),
+        (b"review,sentiment\n" + b"long " * 200_000 + b",positive\n", "long " * 200_000),
+    ],
+    ids=["bom", "utf-16", "nul", "quoted newline", "one million characters"],
+)
+def test_csv_reads_what_spreadsheets_write(tmp_path: Path, content: bytes, review: str) -> None:
+    assert read_all(csv_file(tmp_path, content)) == [(review, "positive", "")]
+
+
+def test_broken_rows_are_named_by_line_and_the_others_kept(tmp_path: Path) -> None:
+    good = "".join(f"a good film number {i},positive\na bad film number {i},negative\n" for i in range(100))
+    content = (
+        b"review,sentiment\n"
+        + good.encode()
+        + b"caf\xe9,positive\n"
+        + b"no label at all\n"
+        + b'"quoted" badly,positive\n'
+        + b"so so,neutral\n"
+        + b" ,positive\n"
+        + b"after the broken ones,positive\n"
+    )
+    found = build(read_csv(csv_file(tmp_path, content), "csv"), 0.1, "reviews.csv")
+    assert len(found.table) == 201
+    rejects = dict(zip(found.rejects["where"], found.rejects["reason"], strict=True))
+    assert rejects["line 202"] == "not valid UTF-8"
+    assert rejects["line 203"] == "1 fields, expected 2"
+    assert rejects["line 204"].startswith("broken quoting")
+    assert rejects["line 205"] == "sentiment is 'neutral'; expected 'positive' or 'negative'"
+    assert rejects["line 206"] == "review is empty"
+    assert len(rejects) == 5
+
+
+def test_an_unclosed_quote_counts_every_line_that_it_swallows(tmp_path: Path) -> None:
+    good = "".join(f"film number {i},positive\n" for i in range(50))
+    content = f'review,sentiment\n{good}"never closed,positive\n{good}'
+    with pytest.raises(DataError, match=r"51 of 101 rows cannot be used, more than 5%.*line 52"):
+        build(read_csv(csv_file(tmp_path, content), "csv"), 0.1, "reviews.csv")
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """A small archive of the official one's shape."""
+    path = tmp_path / "aclImdb_v1.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        files = {"aclImdb/README": b"read me", "aclImdb/train/unsup/0_0.txt": os.urandom(500_000)}
+        for split in ("train", "test"):
+            for label, score in (("pos", 9), ("neg", 2)):
+                for i in range(20):
+                    name = f"aclImdb/{split}/{label}/{i}_{score}.txt"
+                    files[name] = f"{label} film {i} of {split}<br />".encode()
+        files["aclImdb/train/pos/99_9.txt"] = files["aclImdb/test/pos/3_9.txt"]
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_aclimdb_keeps_its_official_split(archive: Path) -> None:
+    found = build(read_aclimdb(archive), 0.1, "aclimdb")
+    assert found.table.groupby(["split", "sentiment"]).size().to_dict() == {
+        ("test", "negative"): 20,
+        ("test", "positive"): 20,
+        ("train", "negative"): 20,
+        ("train", "positive"): 20,
+    }
+    assert found.duplicates == 1, "the copy of a test review in train is dropped, the test row stays"
+    assert set(found.table["source"]) == {"imdb"}
+
+
+def test_a_damaged_archive_is_named(archive: Path) -> None:
+    archive.write_bytes(archive.read_bytes()[:-200])
+    with pytest.raises(DataError, match="damaged archive after"):
+        list(read_aclimdb(archive))
+
+
+def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.tar.gz"
+    with tarfile.open(path, "w:gz"):
+        pass
+    with pytest.raises(DataError, match="no aclImdb"):
+        list(read_aclimdb(path))
+
+
+class RangeServer(http.server.SimpleHTTPRequestHandler):
+    """Serves byte ranges, and breaks off after `limit` bytes while `limit` is set."""
+
+    limit: int | None = None
+    ranges: list[str | None]
+
+    def do_GET(self) -> None:
+        content = Path(self.translate_path(self.path)).read_bytes()
+        asked = self.headers.get("Range")
+        self.ranges.append(asked)
+        start = int(asked.split("=")[1].rstrip("-")) if asked else 0
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        self.wfile.write(content[start : None if self.limit is None else start + self.limit])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(archive: Path) -> Iterator[tuple[str, type[RangeServer]]]:
+    handler = type("Handler", (RangeServer,), {"ranges": [], "limit": None})
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(handler, directory=str(archive.parent))
+    ) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}/{archive.name}", handler
+        running.shutdown()
+
+
+def test_an_interrupted_download_goes_on_where_it_stopped(
+    server: tuple[str, type[RangeServer]], archive: Path, tmp_path: Path
+) -> None:
+    url, handler = server
+    target = tmp_path / "downloads" / "a.tar.gz"
+    handler.limit = 300_000
+    with pytest.raises(DataError, match="Run again to go on"):
+        download(url, target, sha256_of(archive))
+    assert not target.exists()
+    handler.limit = None
+    download(url, target, sha256_of(archive))
+    assert target.read_bytes() == archive.read_bytes()
+    first, second = handler.ranges
+    assert first is None
+    assert second is not None
+    assert 200_000 < int(second.removeprefix("bytes=").rstrip("-")) <= 300_000
+    download(url, target, sha256_of(archive))
+    assert len(handler.ranges) == 2, "a complete file is not downloaded again"
+
+
+def test_a_download_with_another_checksum_is_dropped(
+    server: tuple[str, type[RangeServer]], tmp_path: Path
+) -> None:
+    target = tmp_path / "downloads" / "a.tar.gz"
+    with pytest.raises(DataError, match=r"sha256 is .*, expected 000"):
+        download(server[0], target, "0" * 64)
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_dead_server_is_one_clear_message(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot download http://127.0.0.1:9/"):
+        locate("http://127.0.0.1:9/aclImdb_v1.tar.gz", tmp_path)
+
+
+def test_the_official_archive_is_pinned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def note(url: str, path: Path, sha256: str | None) -> Path:
+        asked.append((url, sha256))
+        return path
+
+    monkeypatch.setattr(sources, "download", note)
+    locate("aclimdb", tmp_path)
+    assert asked == [(sources.ACLIMDB_URL, sources.ACLIMDB_SHA256)]
+
+
+def test_a_missing_file_is_named_with_what_is_allowed(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no such file .*give 'package', 'aclimdb', or the path"):
+        locate(str(tmp_path / "nothing.csv"), tmp_path)

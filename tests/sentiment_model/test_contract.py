@@ -1,0 +1,71 @@
+import json
+import math
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sentiment_model.contract import answer, refusal, row_error
+from sentiment_model.pyfunc import SentimentModel
+
+
+class FixedScorer:
+    """Gives every text the log-odds 2: the scorer is tested elsewhere."""
+
+    def log_odds(self, texts):
+        return pd.Series([2.0 for _ in texts], dtype=float).to_numpy()
+
+
+@pytest.fixture
+def model() -> SentimentModel:
+    made = SentimentModel()
+    made._scorer = FixedScorer()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (None, "is null"),
+        (math.nan, "is null"),
+        ("", "is blank"),
+        (" \n", "is blank"),
+        ("None", "is 'None'"),
+        (" nan ", "is 'nan'"),
+        ("NULL", "is 'NULL'"),
+        (5, "of type int"),
+        (1.5, "of type float"),
+        (True, "of type bool"),
+        (["a"], "of type list"),
+        ({"a": 1}, "of type dict"),
+    ],
+)
+def test_a_bad_row_answers_in_its_place(model: SentimentModel, value: object, why: str) -> None:
+    rows = model.predict(None, pd.DataFrame({"text": pd.Series(["fine", value, "fine"], dtype=object)}))
+    assert [row["sentiment"] for row in rows] == ["positive", None, "positive"]
+    assert rows[1]["error"].startswith("row 1: text ")
+    assert why in rows[1]["error"]
+    assert rows[1]["confidence"] is None
+
+
+@pytest.mark.parametrize("text", ["none of it was good", "nan nan", "a null result", "0", "."])
+def test_texts_that_only_look_like_missing_ones_are_scored(text: str) -> None:
+    assert row_error(text, 0) is None
+
+
+@given(st.floats(allow_nan=False))
+def test_every_score_gives_a_valid_answer(log_odds: float) -> None:
+    row = answer(log_odds)
+    assert set(row) == {"sentiment", "confidence", "error"}
+    assert 0.5 <= row["confidence"] <= 1
+    assert row["sentiment"] == ("positive" if log_odds >= 0 else "negative")
+    json.dumps(row, allow_nan=False)
+
+
+def test_all_rows_have_the_same_fields() -> None:
+    assert set(refusal("why")) == set(answer(1.0))
+
+
+def test_an_empty_batch_is_answered(model: SentimentModel) -> None:
+    assert model.predict(None, pd.DataFrame({"text": []})) == []
