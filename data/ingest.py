@@ -120,8 +120,8 @@ def log_summary(summary: dict[str, Any], table: Path = TABLE) -> None:
         {"data.source": summary["source"], "data.sha256": summary["table_sha256"]},
     )
     counts = {"rows", "duplicates", "rejected"}
-    mlflow.log_metrics({f"data_{name}": summary[name] for name in counts})
-    mlflow.log_metrics({f"data_{name}_rows": n for name, n in summary["splits"].items()})
+    mlflow.log_metrics({f"data/{name}": summary[name] for name in counts})
+    mlflow.log_metrics({f"data/{name}_rows": n for name, n in summary["splits"].items()})
 
 
 def _present(out: Path, request: dict[str, Any]) -> dict[str, Any] | None:

@@ -76,11 +76,7 @@ def promote(client: MlflowClient, version: int, replacing: int | None, reason: s
     with _turn(client):
         candidate = find(client, version)
         serving = [v.number for v in in_production(client)]
-        if candidate.tags.get(ROLLED_BACK) and not force:
-            raise RegistryError(
-                f"version {version} was rolled back at {candidate.tags[ROLLED_BACK]}; "
-                "FORCE=1 (--force yes) promotes it all the same"
-            )
+        refuse_rolled_back(candidate, force)
         current = serving[0] if serving else None
         if current not in (replacing, version):
             raise ProductionChangedError(
@@ -92,6 +88,15 @@ def promote(client: MlflowClient, version: int, replacing: int | None, reason: s
         events = history(client)
         if current != version or not events or events[-1].version != version:
             _record(client, "promote", version, None if current == version else current, reason)
+
+
+def refuse_rolled_back(version: Version, force: bool) -> None:
+    """Raise RegistryError if ``version`` was rolled back, unless ``force`` is set."""
+    if version.tags.get(ROLLED_BACK) and not force:
+        raise RegistryError(
+            f"version {version.number} was rolled back at {version.tags[ROLLED_BACK]}; "
+            "FORCE=1 (--force yes) promotes it all the same"
+        )
 
 
 def rollback(client: MlflowClient, leaving: int | None, reason: str) -> tuple[int, int] | None:

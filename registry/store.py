@@ -1,6 +1,7 @@
 """Where the registry is, and the model's name in it."""
 
 import os
+import re
 from pathlib import Path
 
 import mlflow
@@ -31,14 +32,15 @@ def connect() -> MlflowClient:
     try:
         client.search_registered_models(max_results=1)
     except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0][:300]
+        reason = str(error).splitlines()[0][:400]
         raise RegistryError(
-            f"the tracking store {_without_password(uri)} does not answer ({reason}); "
-            "check MLFLOW_TRACKING_URI and that its server runs"
+            _without_password(
+                f"the tracking store {uri} does not answer ({reason}); "
+                "check MLFLOW_TRACKING_URI and that its server runs"
+            )
         ) from None
     return client
 
 
-def _without_password(uri: str) -> str:
-    scheme, _, rest = uri.partition("://")
-    return f"{scheme}://{rest.rsplit('@', 1)[-1]}"
+def _without_password(text: str) -> str:
+    return re.sub(r"(?<=//)[^/@\s]+@", "", text)

@@ -13,6 +13,7 @@ import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from registry.digests import digests
 from registry.errors import RegistryError, VerificationError
@@ -109,6 +110,10 @@ def register(
     version = client.create_model_version(
         MODEL_NAME, source=model_uri, run_id=run_id, tags=tags, description=description
     )
+    model_id = model_uri.removeprefix("models:/")  # the UI links the logged model to its versions by this tag
+    linked = client.get_logged_model(model_id).tags.get(MLFLOW_MODEL_VERSIONS, "[]")
+    links = [*json.loads(linked), {"name": MODEL_NAME, "version": version.version}]
+    client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(links)})
     return _read(version)
 
 

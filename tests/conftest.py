@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -41,17 +43,6 @@ def fitted(reviews: pd.DataFrame):
     return fit(reviews, counter, counts, SMALL)
 
 
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowClient]:
-    """An empty SQLite store with its artifacts beside it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    yield connect()
-    if mlflow.active_run():
-        mlflow.end_run()
-
-
 SUMMARY = {
     "source": "package",
     "table_sha256": "0" * 64,
@@ -61,15 +52,51 @@ SUMMARY = {
 }
 
 
+@contextmanager
+def standing_in(folder: Path) -> Iterator[MlflowClient]:
+    """Work in a folder with the SQLite store in it, artifacts beside it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        patch.delenv("MLFLOW_RUN_ID", raising=False)
+        yield connect()
+        if mlflow.active_run():
+            mlflow.end_run()
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, reviews: pd.DataFrame) -> tuple[Path, Candidate]:
+    """A folder with a store in which one model was trained on the few reviews, not registered."""
+    folder = tmp_path_factory.mktemp("trained")
+    with standing_in(folder), mlflow.start_run():
+        candidate = train(reviews, SUMMARY, SMALL)
+    return folder, candidate
+
+
 @pytest.fixture
-def train_small(store: MlflowClient, reviews: pd.DataFrame) -> Callable[..., Candidate]:
-    """Train on the few reviews in a run of the store, with other settings if given."""
+def store(trained: tuple[Path, Candidate], tmp_path: Path) -> Iterator[MlflowClient]:
+    """A test's own copy of the store with the trained model."""
+    template, _ = trained
+    folder = tmp_path / "store"
+    shutil.copytree(template, folder)
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        for table, column in (
+            ("experiments", "artifact_location"),
+            ("runs", "artifact_uri"),
+            ("logged_models", "artifact_location"),
+        ):
+            database.execute(
+                f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(template), str(folder))
+            )
+    database.close()
+    with standing_in(folder) as client:
+        yield client
 
-    def run(settings: Settings = SMALL, table: pd.DataFrame = reviews) -> Candidate:
-        with mlflow.start_run():
-            return train(table, SUMMARY, settings)
 
-    return run
+@pytest.fixture
+def candidate(trained: tuple[Path, Candidate], store: MlflowClient) -> Candidate:
+    """The trained model, in the test's own store."""
+    return trained[1]
 
 
 class Project:
@@ -77,6 +104,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.first_run = ""  # what the first `mlflow run .` printed
         self.environment = {
             name: value
             for name, value in os.environ.items()
@@ -132,6 +160,5 @@ def copy_project(to: Path) -> Project:
 def project(tmp_path_factory: pytest.TempPathFactory, reviews: pd.DataFrame) -> Project:
     """A project in which `mlflow run .` has trained, registered and promoted version 1."""
     copy = copy_project(tmp_path_factory.mktemp("project"))
-    reviews_csv(copy, 4000)
-    copy.first_run = copy.run("mlflow", "run", ".", "--env-manager", "local", "-P", "limit=4000")  # type: ignore[attr-defined]
+    copy.first_run = copy.run("mlflow", "run", ".", "--env-manager", "local", "-P", "limit=4000")
     return copy

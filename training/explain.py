@@ -49,7 +49,7 @@ def confident_mistakes(rows: pd.DataFrame, most: int = 50) -> pd.DataFrame:
             "labelled": wrong["sentiment"],
             "answered": np.where(wrong["log_odds"] >= 0, "positive", "negative"),
             "confidence": expit(wrong["log_odds"].abs()).round(4),
-            "source": wrong["source"],
             "review": wrong["review"].str.slice(0, 1000),
+            "source": wrong["source"],
         }
     )

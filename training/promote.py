@@ -47,6 +47,7 @@ def promote(client: MlflowClient, version: str | int, force: bool = False) -> Ve
     """
     for attempt in range(_TRIES):
         candidate = find(client, version)
+        stages.refuse_rolled_back(candidate, force)
         verify(candidate)
         serving = in_production(client)
         champion = serving[0] if serving else None

@@ -12,14 +12,15 @@ from registry.versions import PRODUCTION, find
 @click.option(
     "--from",
     "leaving",
-    type=Number(int, 1),
-    help="Do nothing unless this version is in Production: makes a retry harmless.",
+    type=Number(int, 0),
+    default=0,
+    help="Do nothing unless this version is in Production: makes a retry harmless. 0 for whichever is.",
 )
 @click.option("--reason", default="", help="Why, for the audit trail.")
-def main(leaving: int | None, reason: str) -> None:
+def main(leaving: int, reason: str) -> None:
     """Run the entry point."""
     client = connect()
-    moved = stages.rollback(client, leaving, reason or "no reason given")
+    moved = stages.rollback(client, leaving or None, reason or "no reason given")
     if moved is None:
         serving = find(client, PRODUCTION).number
         click.echo(f"nothing to do: version {leaving} is not in Production, version {serving} is")

@@ -13,6 +13,7 @@ import cloudpickle
 import mlflow
 import pandas as pd
 from mlflow.data.pandas_dataset import from_pandas
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from sklearn.pipeline import Pipeline
 
 import sentiment_model
@@ -93,6 +94,7 @@ def train(table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> C
             settings, summary, scores, cross_validated, strongest, answer_to_nothing(scorer), len(table)
         )
         mlflow.log_text(card, "model_card.md")
+        mlflow.set_tag(MLFLOW_RUN_NOTE, card)
         info = log_model(scorer_folder, settings.as_params(), {"data_sha256": summary["table_sha256"]})
     tags: dict[str, str] = {
         name: f"{scores[name]:.4f}"
@@ -113,6 +115,8 @@ def train(table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> C
 
 def log_context(run_id: str, table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> None:
     """Log parameters, data set and environment."""
+    # else the UI takes the default experiment for one of generative AI, and hides what matters here
+    mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")
     # `mlflow run` has logged the parameters as the user typed them: log what is missing
     known = mlflow.get_run(run_id).data.params
     params = settings.as_params() | {"rows": len(table)}

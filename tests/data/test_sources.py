@@ -199,7 +199,7 @@ def test_a_download_with_another_checksum_is_dropped(
 
 
 def test_a_dead_server_is_one_clear_message(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot download http://127.0.0.1:9/"):
+    with pytest.raises(DataError, match=r"cannot download http://127\.0\.0\.1:9/"):
         locate("http://127.0.0.1:9/aclImdb_v1.tar.gz", tmp_path)
 
 

@@ -38,7 +38,8 @@ def test_a_larger_test_split_contains_a_smaller_one(text: str, a: float, b: floa
 
 def test_a_row_keeps_its_split_whatever_the_order_or_the_rows_beside_it(all_reviews: pd.DataFrame) -> None:
     def splits(table: pd.DataFrame) -> dict[str, str]:
-        raw = [RawRow("", r.review, r.sentiment, source=r.source) for r in table.itertuples()]
+        cells = table[["review", "sentiment", "source"]].to_numpy().tolist()
+        raw = [RawRow("", text, label, source=source) for text, label, source in cells]
         built = build(raw, 0.1, "test").table
         return dict(zip(built["review"], built["split"], strict=True))
 

@@ -1,27 +1,29 @@
 import json
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mlflow.pyfunc import PythonModelContext
 
-from sentiment_model.contract import answer, refusal, row_error
+from sentiment_model.contract import Answer, answer, refusal, row_error
+from sentiment_model.ngrams import NgramScorer
 from sentiment_model.pyfunc import SentimentModel
-
-
-class FixedScorer:
-    """Gives every text the log-odds 2: the scorer is tested elsewhere."""
-
-    def log_odds(self, texts):
-        return pd.Series([2.0 for _ in texts], dtype=float).to_numpy()
 
 
 @pytest.fixture
 def model() -> SentimentModel:
+    """A model that knows one word."""
     made = SentimentModel()
-    made._scorer = FixedScorer()
+    made._scorer = NgramScorer(["fine"], np.array([1.0]), np.array([2.0]), intercept=0.0, ngram_max=1)
     return made
+
+
+def ask(model: SentimentModel, texts: list[object]) -> list[Answer]:
+    context = PythonModelContext(artifacts={}, model_config={})
+    return model.predict(context, pd.DataFrame({"text": pd.Series(texts, dtype=object)}))
 
 
 @pytest.mark.parametrize(
@@ -42,10 +44,12 @@ def model() -> SentimentModel:
     ],
 )
 def test_a_bad_row_answers_in_its_place(model: SentimentModel, value: object, why: str) -> None:
-    rows = model.predict(None, pd.DataFrame({"text": pd.Series(["fine", value, "fine"], dtype=object)}))
+    rows = ask(model, ["fine", value, "fine"])
     assert [row["sentiment"] for row in rows] == ["positive", None, "positive"]
-    assert rows[1]["error"].startswith("row 1: text ")
-    assert why in rows[1]["error"]
+    error = rows[1]["error"]
+    assert error
+    assert error.startswith("row 1: text ")
+    assert why in error
     assert rows[1]["confidence"] is None
 
 
@@ -58,6 +62,7 @@ def test_texts_that_only_look_like_missing_ones_are_scored(text: str) -> None:
 def test_every_score_gives_a_valid_answer(log_odds: float) -> None:
     row = answer(log_odds)
     assert set(row) == {"sentiment", "confidence", "error"}
+    assert row["confidence"]
     assert 0.5 <= row["confidence"] <= 1
     assert row["sentiment"] == ("positive" if log_odds >= 0 else "negative")
     json.dumps(row, allow_nan=False)
@@ -68,4 +73,4 @@ def test_all_rows_have_the_same_fields() -> None:
 
 
 def test_an_empty_batch_is_answered(model: SentimentModel) -> None:
-    assert model.predict(None, pd.DataFrame({"text": []})) == []
+    assert ask(model, []) == []

@@ -42,7 +42,8 @@ def test_nasty_texts_score_as_the_pipeline_does(text: str, scorer: NgramScorer, 
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(
-        st.sampled_from("good bad not very film the . ! <br/> café 😀 qzx".split()) | st.text(max_size=20)
+        st.sampled_from(["good", "bad", "not", "very", "film", "the", ".", "!", "<br/>", "café", "😀", "qzx"])
+        | st.text(max_size=20)
     )
 )
 def test_every_text_scores_as_the_pipeline_does(scorer: NgramScorer, fitted, words: list[str]) -> None:

@@ -1,0 +1,169 @@
+"""The commands that users type, driven as they type them, in a copy of the project."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import Project, copy_project
+
+
+def versions(project: Project) -> dict[int, str]:
+    found = project.client().search_model_versions("name = 'SentimentClassifier'")
+    return {int(version.version): version.current_stage or "None" for version in found}
+
+
+def test_mlflow_run_trains_registers_and_promotes(project: Project) -> None:
+    assert "registered: SentimentClassifier version 1" in project.first_run
+    assert "gate passed" in project.first_run
+    assert "promoted: SentimentClassifier version 1 is in Production" in project.first_run
+    assert "held out: accuracy" in project.first_run
+    assert versions(project)[1] == "Production"
+    (run,) = [r for r in project.client().search_runs(["0"]) if r.data.tags.get("version") == "1"]
+    assert run.info.status == "FINISHED"
+    assert run.data.params["limit"] == "4000"
+    assert run.data.tags["mlflow.note.content"].startswith("# SentimentClassifier")
+
+
+def test_the_life_of_a_service(project: Project) -> None:
+    """Versions 2 and 3 come; 2 is refused, forced, rolled back; the history tells it."""
+    train = ["mlflow", "run", ".", "--env-manager", "local", "-e", "train"]
+    weak = ["-P", "ngram_max=1", "-P", "C=0.0001", "-P", "limit=4000"]
+    assert "registered: SentimentClassifier version 2" in project.run(*train, *weak)
+    assert versions(project) == {1: "Production", 2: "None"}
+
+    refused = project.make("promote", "VERSION=2", code=2)
+    assert "version 2 was not promoted: gate refused: " in refused
+    assert "significantly worse than version 1" in refused
+    assert versions(project) == {1: "Production", 2: "None"}
+
+    assert "version 2 is in Production" in project.make("promote", "VERSION=2", "FORCE=1")
+    assert versions(project) == {1: "Archived", 2: "Production"}
+    assert "nothing to do" in project.make("promote", "VERSION=2")
+
+    rolled = project.make("rollback", "FROM=2", "REASON=the 'gate' was right")
+    assert "version 1 is in Production, version 2 was left and marked" in rolled
+    assert "nothing to do" in project.make("rollback", "FROM=2")
+    assert versions(project) == {1: "Production", 2: "Archived"}
+    assert "was rolled back at" in project.make("promote", "VERSION=2", code=2)
+
+    told = project.make("history")
+    lines = [line for line in told.splitlines() if "promote " in line or "rollback " in line]
+    assert len(lines) == 3
+    assert "FORCED past gate refused" in lines[1]
+    assert "the 'gate' was right" in lines[2]
+    assert "rolled back" in told
+
+    again = project.run("mlflow", "run", ".", "--env-manager", "local", "-P", "limit=4000")
+    assert "is there already" in again, "the second run reuses the data"
+    assert "not significantly worse than version 1" in again
+    assert versions(project) == {1: "Archived", 2: "Archived", 3: "Production"}
+    client = project.client()
+    first, third = (client.get_model_version("SentimentClassifier", v).tags for v in ("1", "3"))
+    assert first["content_digest"] == third["content_digest"], "same data, same seed, same content"
+    assert first["manifest"] != third["manifest"]
+
+
+def test_evaluate_judges_a_version_on_any_csv(project: Project, tmp_path: Path) -> None:
+    csv = tmp_path / "mine.csv"
+    rows = [f"A wonderful film number {i}.,1\nA dull and boring film number {i}.,0\n" for i in range(30)]
+    csv.write_text("text,label\n" + "".join(rows))
+    evaluate = ["mlflow", "run", ".", "--env-manager", "local", "-e", "evaluate", "-P", f"source={csv}"]
+    told = project.run(*evaluate, "-P", "version=1")
+    assert "version 1 on" in told
+    assert float(told.split("accuracy")[1].split()[0]) > 0.9
+
+
+def test_evaluate_leaves_out_what_the_version_was_trained_on(project: Project, tmp_path: Path) -> None:
+    table = pd.read_csv(project.folder / "data" / "imdb.csv").sample(1500, random_state=0)
+    table.to_csv(tmp_path / "some.csv", index=False)
+    evaluate = ["python", "-m", "training.evaluate", "--version", "1", "--source"]
+    told = project.run(*evaluate, str(tmp_path / "some.csv"))
+    seen, of = (
+        int(word.replace(",", "")) for word in re.findall(r"left out: ([\d,]+) of ([\d,]+) rows", told)[0]
+    )
+    assert of == 1500
+    assert 100 < seen < 300, "4,000 of 33,429 rows were trained on"
+    assert "imdb/accuracy" in told
+
+
+def test_a_wrong_parameter_makes_mlflow_run_fail(project: Project) -> None:
+    told = project.run("mlflow", "run", ".", "--env-manager", "local", "-P", "C=none", code=1)
+    assert "'none' is not allowed; expected a number above 0" in told
+
+
+def test_make_alone_lists_the_targets(project: Project) -> None:
+    assert "make run" in project.make()
+    assert project.make() == project.make("help")
+
+
+def test_make_promote_without_a_version_says_what_to_type(project: Project) -> None:
+    assert "make promote VERSION=n" in project.make("promote", code=2)
+
+
+@pytest.mark.parametrize("after", ["log: ", "register: ", "registered: ", "promote: "])
+def test_a_run_killed_near_registration_leaves_whole_versions(
+    tmp_path: Path, all_reviews: pd.DataFrame, after: str
+) -> None:
+    """kill -9 as soon as the run says `after`; then the same command finishes the job."""
+    project = copy_project(tmp_path / "project")
+    all_reviews.sample(2500, random_state=0).to_csv(project.folder / "some.csv", index=False)
+    command = ["python", "-u", "-m", "training.main", "--source", "some.csv", "--ngram-max", "1"]
+    with subprocess.Popen(
+        command,
+        cwd=project.folder,
+        env=project.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            if line.startswith(after):
+                os.killpg(running.pid, signal.SIGKILL)
+                break
+        else:
+            pytest.fail(f"the run never said {after!r}")
+    assert running.returncode == -signal.SIGKILL
+    for number in versions(project):
+        version = project.client().get_model_version("SentimentClassifier", str(number))
+        assert {"manifest", "content_digest", "held_out_digest", "accuracy"} <= set(version.tags)
+        assert version.description
+    assert list(versions(project).values()).count("Production") <= 1
+
+    told = project.run(*command)
+    assert "is in Production" in told
+    assert list(versions(project).values()).count("Production") == 1
+
+
+def test_ctrl_c_ends_a_run_cleanly(tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "project")
+    with subprocess.Popen(
+        ["python", "-u", "-m", "training.main", "--limit", "2500"],
+        cwd=project.folder,
+        env=project.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            if line.startswith("features: "):
+                break
+        os.killpg(running.pid, signal.SIGINT)
+        deadline = time.monotonic() + 30
+        rest = running.stdout.read()
+        running.wait(timeout=max(1, deadline - time.monotonic()))
+    assert running.returncode == 1
+    assert "Aborted!" in rest
+    assert "Traceback" not in rest
+    (run,) = project.client().search_runs(["0"])
+    assert run.info.status in {"FAILED", "KILLED"}
+    assert versions(project) == {}

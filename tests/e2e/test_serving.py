@@ -1,0 +1,164 @@
+"""`mlflow models serve` on the Production version, asked over HTTP in every form it documents."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.conftest import Project
+
+GOOD = "A wonderful film."
+JSON = {"Content-Type": "application/json"}
+CSV = {"Content-Type": "text/csv"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def server(project: Project, *command: str, port: int) -> Iterator[str]:
+    """Run a serving command until the block ends; it must answer within a minute."""
+    url = f"http://127.0.0.1:{port}"
+    with subprocess.Popen(
+        command, cwd=project.folder, env=project.environment, start_new_session=True
+    ) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while True:
+                assert process.poll() is None, "the server ended"
+                assert time.monotonic() < deadline, "the server does not answer"
+                try:
+                    if requests.get(f"{url}/ping", timeout=2).ok:
+                        break
+                except requests.RequestException:
+                    time.sleep(0.1)
+            yield url
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def url(project: Project) -> Iterator[str]:
+    """The command of the mission, word for word but for the port."""
+    port = free_port()
+    command = ["mlflow", "models", "serve", "-m", "models:/SentimentClassifier/Production"]
+    with server(project, *command, "--env-manager", "local", "-p", str(port), port=port) as running:
+        yield running
+
+
+def ask(url: str, headers: dict[str, str], body: str) -> list[dict[str, object]]:
+    response = requests.post(f"{url}/invocations", headers=headers, data=body.encode(), timeout=30)
+    assert response.status_code == 200, response.text
+    rows: list[dict[str, object]] = response.json()["predictions"]
+    return rows
+
+
+FORMS = {
+    "inputs": (JSON, '{"inputs": ["A wonderful film."]}'),
+    "inputs by column": (JSON, '{"inputs": {"text": ["A wonderful film."]}}'),
+    "dataframe_split": (JSON, '{"dataframe_split": {"columns": ["text"], "data": [["A wonderful film."]]}}'),
+    "dataframe_records": (JSON, '{"dataframe_records": [{"text": "A wonderful film."}]}'),
+    "instances": (JSON, '{"instances": ["A wonderful film."]}'),
+    "instances by record": (JSON, '{"instances": [{"text": "A wonderful film."}]}'),
+    "csv": (CSV, "text\nA wonderful film.\n"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_request_form_gives_the_same_answer(url: str, form: str) -> None:
+    (row,) = ask(url, *FORMS[form])
+    (first,) = ask(url, *FORMS["inputs"])
+    assert row == first
+    assert set(row) == {"sentiment", "confidence", "error"}
+    assert row["sentiment"] == "positive"
+    assert 0.9 < row["confidence"] <= 1  # type: ignore[operator]
+    assert row["error"] is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        (
+            JSON,
+            '{"dataframe_split": {"columns": ["text"], "data": [["A wonderful film."], [null], ["Dull."]]}}',
+        ),
+        (JSON, '{"dataframe_records": [{"text": "A wonderful film."}, {"text": 5}, {"text": "Dull."}]}'),
+        (JSON, '{"inputs": ["A wonderful film.", null, "Dull."]}'),
+        (JSON, '{"instances": ["A wonderful film.", " ", "Dull."]}'),
+        (CSV, "text\nA wonderful film.\nNA\nDull.\n"),
+    ],
+)
+def test_a_bad_row_does_not_cost_the_others(url: str, headers: dict[str, str], body: str) -> None:
+    first, bad, last = ask(url, headers, body)
+    assert (first["sentiment"], last["sentiment"]) == ("positive", "negative")
+    assert bad["sentiment"] is None
+    assert bad["confidence"] is None
+    assert str(bad["error"]).startswith("row 1: text is ")
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["", "{", "[]", "{}", '{"inputs": "one"}', '{"dataframe_records": [{"review": "x"}]}', '{"other": []}'],
+)
+def test_a_wrong_request_is_a_clear_4xx(url: str, body: str) -> None:
+    response = requests.post(f"{url}/invocations", headers=JSON, data=body, timeout=30)
+    assert response.status_code == 400
+    assert response.json()["message"]
+    assert "Traceback" not in response.text
+    assert "stack_trace" not in response.text
+
+
+def test_a_text_without_a_known_ngram_is_answered(url: str) -> None:
+    one, other = ask(url, JSON, '{"inputs": ["zxqvjk", "qqqq wwww"]}')
+    assert one == other
+    assert one["sentiment"] in {"positive", "negative"}
+    assert 0.5 <= one["confidence"] < 0.7  # type: ignore[operator]
+
+
+def test_make_serve_verifies_and_serves(project: Project) -> None:
+    port = free_port()
+    with server(project, "make", "serve", f"PORT={port}", port=port) as url:
+        (row,) = ask(url, *FORMS["inputs"])
+        assert row["sentiment"] == "positive"
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"http://127.0.0.1:{port}/ping", timeout=2)
+
+
+def test_make_serve_on_a_taken_port_says_so(project: Project) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        told = project.make("serve", f"PORT={port}", code=2)
+    assert f"cannot listen on 127.0.0.1:{port} (Address already in use); give another port: PORT=n" in told
+
+
+def test_the_end_of_make_run_asks_and_stops(project: Project) -> None:
+    told = project.run("python", "-m", "inference.smoke")
+    assert '"sentiment": "positive"' in told
+    assert "is in Production. Next:" in told
+
+
+def test_changed_files_are_not_served(project: Project) -> None:
+    client = project.client()
+    serving = client.get_model_version_by_alias("SentimentClassifier", "production").version
+    entry = Path(client.get_model_version_download_uri("SentimentClassifier", str(serving)), "entry.py")
+    before = entry.read_text()
+    try:
+        entry.write_text("open('canary', 'w')\n" + before)
+        told = project.run("python", "-m", "inference.smoke", code=1)
+        assert "is not what was registered" in told
+        assert not (project.folder / "canary").exists()
+    finally:
+        entry.write_text(before)

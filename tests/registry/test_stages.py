@@ -1,0 +1,190 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from registry.errors import RegistryError, VerificationError
+from registry.stages import ProductionChangedError, history, promote, rollback
+from registry.store import MODEL_NAME
+from registry.versions import all_versions, find, in_production, register
+from tests.conftest import ROOT
+from training.train import Candidate
+
+
+@pytest.fixture
+def four(store: MlflowClient, candidate: Candidate) -> MlflowClient:
+    """A store with four versions, none of them in Production."""
+    for _ in range(4):
+        register(store, candidate.model_uri, candidate.run_id, candidate.tags, candidate.description)
+    return store
+
+
+def production(client: MlflowClient) -> list[int]:
+    return [version.number for version in in_production(client)]
+
+
+def alias(client: MlflowClient) -> int:
+    return int(client.get_model_version_by_alias(MODEL_NAME, "production").version)
+
+
+def go(client: MlflowClient, number: int, force: bool = False) -> None:
+    serving = production(client)
+    promote(client, number, serving[0] if serving else None, "test", force)
+
+
+def test_promotion_leaves_one_version_and_the_alias_follows(four: MlflowClient) -> None:
+    for number in (2, 4, 1):
+        go(four, number)
+        assert production(four) == [number]
+        assert alias(four) == number
+    assert [version.stage for version in all_versions(four)] == ["Production", "Archived", "None", "Archived"]
+
+
+def test_history_says_who_when_and_why(four: MlflowClient) -> None:
+    go(four, 1)
+    go(four, 2)
+    rollback(four, None, "too slow")
+    events = [(e.action, e.version, e.replaced, e.reason) for e in history(four)]
+    assert events == [("promote", 1, None, "test"), ("promote", 2, 1, "test"), ("rollback", 1, 2, "too slow")]
+    assert all(event.by and event.at.endswith("Z") for event in history(four))
+
+
+def test_history_outlives_a_deleted_version(four: MlflowClient) -> None:
+    go(four, 1)
+    go(four, 2)
+    four.delete_model_version(MODEL_NAME, "1")
+    assert [event.version for event in history(four)] == [1, 2]
+
+
+def test_rollback_goes_back_and_marks_what_it_left(four: MlflowClient) -> None:
+    for number in (1, 2, 3):
+        go(four, number)
+    assert rollback(four, None, "bad") == (3, 2)
+    assert production(four) == [2]
+    assert alias(four) == 2
+    assert "rolled_back" in find(four, 3).tags
+    assert rollback(four, None, "bad") == (2, 1)
+    with pytest.raises(RegistryError, match="no earlier Production version to go back to from version 1"):
+        rollback(four, None, "bad")
+    assert production(four) == [1]
+
+
+def test_rollback_with_from_can_be_repeated(four: MlflowClient) -> None:
+    for number in (1, 2, 3):
+        go(four, number)
+    assert rollback(four, 3, "bad") == (3, 2)
+    for _ in range(3):
+        assert rollback(four, 3, "bad") is None
+    assert production(four) == [2]
+
+
+def test_rollback_skips_deleted_versions(four: MlflowClient) -> None:
+    for number in (1, 2, 3):
+        go(four, number)
+    four.delete_model_version(MODEL_NAME, "2")
+    assert rollback(four, None, "bad") == (3, 1)
+
+
+def test_rollback_to_changed_files_changes_nothing(four: MlflowClient) -> None:
+    go(four, 1)
+    go(four, 2)
+    entry = Path(four.get_model_version_download_uri(MODEL_NAME, "1")) / "entry.py"
+    entry.write_text(entry.read_text() + "\n")
+    with pytest.raises(VerificationError):
+        rollback(four, None, "bad")
+    assert production(four) == [2]
+    assert "rolled_back" not in find(four, 2).tags
+
+
+def test_a_rolled_back_version_needs_force(four: MlflowClient) -> None:
+    go(four, 1)
+    go(four, 2)
+    rollback(four, None, "bad")
+    with pytest.raises(RegistryError, match=r"version 2 was rolled back at .*; FORCE=1"):
+        go(four, 2)
+    assert production(four) == [1]
+    go(four, 2, force=True)
+    assert production(four) == [2]
+    assert "rolled_back" not in find(four, 2).tags
+
+
+def test_unknown_and_deleted_versions_are_refused(four: MlflowClient) -> None:
+    go(four, 1)
+    four.delete_model_version(MODEL_NAME, "3")
+    for number in (3, 9):
+        with pytest.raises(RegistryError, match=f"has no version '{number}'"):
+            go(four, number)
+    assert production(four) == [1]
+
+
+def test_a_decision_on_another_champion_is_refused(four: MlflowClient) -> None:
+    go(four, 1)
+    with pytest.raises(ProductionChangedError, match="version 1 is in Production now, not none"):
+        promote(four, 2, None, "test", False)
+    assert production(four) == [1]
+
+
+@pytest.mark.parametrize("left", ["two in production", "alias behind", "no alias", "no audit"])
+def test_the_same_command_mends_what_was_left_half_done(four: MlflowClient, left: str) -> None:
+    go(four, 1)
+    go(four, 2)
+    if left == "two in production":
+        with pytest.warns(FutureWarning):
+            four.transition_model_version_stage(MODEL_NAME, "1", "Production")
+    elif left == "alias behind":
+        four.set_registered_model_alias(MODEL_NAME, "production", "1")
+    elif left == "no alias":
+        four.delete_registered_model_alias(MODEL_NAME, "production")
+    else:
+        last = max(key for key in four.get_registered_model(MODEL_NAME).tags if key.startswith("audit."))
+        four.delete_registered_model_tag(MODEL_NAME, last)
+    promote(four, 2, 2, "again", False)
+    assert production(four) == [2]
+    assert alias(four) == 2
+    assert [event.version for event in history(four)] == [1, 2]
+
+
+def test_an_interrupted_rollback_is_finished_by_the_same_command(
+    four: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(four, 1)
+    go(four, 2)
+    with monkeypatch.context() as broken:
+        broken.setattr(
+            "registry.stages._make_production", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            rollback(four, 2, "bad")
+    assert production(four) == [2]
+    assert rollback(four, 2, "bad") == (2, 1)
+    assert production(four) == [1]
+
+
+def test_eight_promotions_at_once_leave_one_version(four: MlflowClient) -> None:
+    program = (
+        "import sys\n"
+        "from registry.stages import ProductionChangedError, promote\n"
+        "from registry.store import connect\n"
+        "from registry.versions import in_production\n"
+        "client = connect()\n"
+        "number = int(sys.argv[1])\n"
+        "for _ in range(50):\n"
+        "    serving = in_production(client)\n"
+        "    try:\n"
+        "        promote(client, number, serving[0].number if serving else None, 'race', False)\n"
+        "        break\n"
+        "    except ProductionChangedError:\n"
+        "        continue\n"
+    )
+    racing = [
+        subprocess.Popen([sys.executable, "-c", program, str(1 + i % 4)], cwd=ROOT, stderr=subprocess.PIPE)
+        for i in range(8)
+    ]
+    for process in racing:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors.decode()
+    assert len(production(four)) == 1
+    assert alias(four) == production(four)[0]
+    assert history(four)[-1].version == production(four)[0]
