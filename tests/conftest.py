@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -97,6 +98,13 @@ def store(trained: tuple[Path, Candidate], tmp_path: Path) -> Iterator[MlflowCli
 def candidate(trained: tuple[Path, Candidate], store: MlflowClient) -> Candidate:
     """The trained model, in the test's own store."""
     return trained[1]
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class Project:

@@ -12,17 +12,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.conftest import Project
+from tests.conftest import Project, free_port
 
 GOOD = "A wonderful film."
 JSON = {"Content-Type": "application/json"}
 CSV = {"Content-Type": "text/csv"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

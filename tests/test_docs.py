@@ -1,0 +1,101 @@
+"""The documents say what is there, and all of it."""
+
+import re
+import subprocess
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT, Project, free_port
+
+README = (ROOT / "README.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = re.findall(r"^([a-z][a-z-]*):.*##", MAKEFILE, re.MULTILINE)
+ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_make_target_is_in_the_readme(target: str) -> None:
+    assert re.search(rf"`make {target}\b", README), f"README.md has no line for `make {target}`"
+
+
+def test_every_target_the_documents_name_exists() -> None:
+    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(
+            r"(?:`|^\$ |&& |^)make ([a-z][a-z-]+)\b", document.read_text(), re.MULTILINE
+        ):
+            assert target in TARGETS, (document.name, target)
+
+
+def test_every_target_has_a_line_of_help() -> None:
+    phony = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
+    assert phony
+    assert set(phony[1].split()) == set(TARGETS)
+
+
+@pytest.mark.parametrize("variable", re.findall(r"^([A-Z_]+) \?=", MAKEFILE, re.MULTILINE))
+def test_every_make_variable_is_in_the_readme(variable: str) -> None:
+    assert f"`{variable}" in README, f"README.md has no line for {variable}"
+
+
+@pytest.mark.parametrize(
+    ("entry", "parameter"),
+    [(entry, name) for entry, spec in ENTRY_POINTS.items() for name in spec["parameters"]],
+)
+def test_every_mlproject_parameter_is_in_the_readme(entry: str, parameter: str) -> None:
+    section = README.split("## MLproject entry points")[1].split("\n## ")[0]
+    (row,) = [line for line in section.splitlines() if line.startswith(f"| `{entry}` |")]
+    default = ENTRY_POINTS[entry]["parameters"][parameter]["default"]
+    assert f"`{parameter}={default}`" in row, f"README.md does not say {entry} {parameter}={default}"
+
+
+def test_the_request_forms_of_the_readme_are_answered(project: Project) -> None:
+    """Each curl command of the README, word for word, against the server that it describes."""
+    commands = re.findall(r"^curl .*(?:\n +.*)*", README, re.MULTILINE)
+    assert len(commands) == 5
+    serve = ["mlflow", "models", "serve", "-m", "models:/SentimentClassifier/Production"]
+    port = free_port()
+    with subprocess.Popen(
+        [*serve, "--env-manager", "local", "-p", str(port)],
+        cwd=project.folder,
+        env=project.environment,
+        start_new_session=True,
+    ) as process:
+        try:
+            wait = "for i in $(seq 300); do curl -sf localhost:PORT/ping && exit 0; sleep 0.2; done; exit 1"
+            project.run("sh", "-c", wait.replace("PORT", str(port)))
+            for command in commands:
+                told = project.run(
+                    "bash", "-c", command.replace("curl ", "curl -s ", 1).replace(":5000/", f":{port}/")
+                )
+                assert '"sentiment": "positive"' in told, (command, told)
+        finally:
+            project.run("pkill", "-TERM", "-s", str(process.pid))
+
+
+def test_the_environments_agree() -> None:
+    """conda.yaml, python_env.yaml and requirements.txt describe the same environment."""
+    python_env = yaml.safe_load((ROOT / "python_env.yaml").read_text())
+    conda = yaml.safe_load((ROOT / "conda.yaml").read_text())
+    project = yaml.safe_load((ROOT / "MLproject").read_text())
+    (pip,) = [item["pip"] for item in conda["dependencies"] if isinstance(item, dict)]
+    assert pip == python_env["dependencies"] == ["-r requirements.txt"]
+    assert f"python={python_env['python']}" in conda["dependencies"]
+    assert project["python_env"] == "python_env.yaml"
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_direct_dependencies_are_pinned_exactly(name: str) -> None:
+    lines = [
+        line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith(("#", "-r"))
+    ]
+    assert lines == sorted(lines, key=lambda line: line.split("==")[0])
+    for line in lines:
+        assert re.fullmatch(r"[A-Za-z0-9_-]+==[0-9][0-9a-z.]*", line), line
+
+
+def test_guarantees_name_tests_that_exist() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs" / "guarantees.md").read_text())
+    assert len(named) >= 10
+    for path, test in named:
+        assert f"def {test}" in (ROOT / path).read_text(), (path, test)
