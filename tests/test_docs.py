@@ -89,7 +89,7 @@ def test_direct_dependencies_are_pinned_exactly(name: str) -> None:
     lines = [
         line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith(("#", "-r"))
     ]
-    assert lines == sorted(lines, key=lambda line: line.split("==")[0])
+    assert lines == sorted(lines, key=lambda line: line.lower().split("==")[0])
     for line in lines:
         assert re.fullmatch(r"[A-Za-z0-9_-]+==[0-9][0-9a-z.]*", line), line
 
