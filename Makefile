@@ -62,7 +62,9 @@ history: env ## every version, and who was Production, when and why
 	@python -m registry.history
 
 ui: env ## the MLflow UI on the project's store (UI_PORT=5001)
-	mlflow server --backend-store-uri $(MLFLOW_TRACKING_URI) --host $(HOST) --port $(UI_PORT)
+	@case '$(MLFLOW_TRACKING_URI)' in http*) echo "MLFLOW_TRACKING_URI is a server: open $(MLFLOW_TRACKING_URI)"; exit 2;; esac
+	mlflow server --backend-store-uri '$(MLFLOW_TRACKING_URI)' --default-artifact-root '$(CURDIR)/mlruns' \
+	    --host $(HOST) --port $(UI_PORT)
 
 clean: ## remove the environment and caches; keeps data, runs and the registry
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -107,10 +107,17 @@ def register(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    version = client.create_model_version(
-        MODEL_NAME, source=model_uri, run_id=run_id, tags=tags, description=description
+    model_id = model_uri.removeprefix("models:/")
+    # what mlflow.register_model calls, which takes no description: set later, it could be missing
+    version = client._create_model_version(
+        MODEL_NAME,
+        source=model_uri,
+        run_id=run_id,
+        tags=tags,
+        description=description,
+        model_id=model_id,
     )
-    model_id = model_uri.removeprefix("models:/")  # the UI links the logged model to its versions by this tag
+    # the UI links a logged model to its versions by this tag
     linked = client.get_logged_model(model_id).tags.get(MLFLOW_MODEL_VERSIONS, "[]")
     links = [*json.loads(linked), {"name": MODEL_NAME, "version": version.version}]
     client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(links)})

@@ -6,6 +6,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
+import requests
 from mlflow.tracking import MlflowClient
 
 from data.sources import locate, read
@@ -105,6 +107,19 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def until_answered(process: "subprocess.Popen[bytes]", url: str, seconds: float = 60) -> None:
+    """Wait until ``url`` answers; fail if the process ends or the time is over."""
+    deadline = time.monotonic() + seconds
+    while True:
+        assert process.poll() is None, "the server ended"
+        assert time.monotonic() < deadline, "the server does not answer"
+        try:
+            if requests.get(url, timeout=2).ok:
+                return
+        except requests.RequestException:
+            time.sleep(0.1)
 
 
 class Project:

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import yaml
 
-from tests.conftest import ROOT, Project, free_port
+from tests.conftest import ROOT, Project, free_port, until_answered
 
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -62,8 +62,7 @@ def test_the_request_forms_of_the_readme_are_answered(project: Project) -> None:
         start_new_session=True,
     ) as process:
         try:
-            wait = "for i in $(seq 300); do curl -sf localhost:PORT/ping && exit 0; sleep 0.2; done; exit 1"
-            project.run("sh", "-c", wait.replace("PORT", str(port)))
+            until_answered(process, f"http://127.0.0.1:{port}/ping")
             for command in commands:
                 told = project.run(
                     "bash", "-c", command.replace("curl ", "curl -s ", 1).replace(":5000/", f":{port}/")

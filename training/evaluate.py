@@ -21,7 +21,7 @@ from training.errors import TrainingError
 from training.explain import confident_mistakes
 from training.metrics import scores_by_source
 from training.plots import judgement_plots
-from training.steps import step
+from training.steps import run, step
 from training.train import TRAINED_ON
 
 
@@ -100,7 +100,7 @@ def main(version: str, source: str) -> None:
     chosen = find(client, version)
     path = locate(source, FOLDER / "downloads")
     reviews = build(read(source, path), test_size=0.5, origin=source)
-    with mlflow.start_run(run_name=f"evaluate version {chosen.number}"):
+    with run(f"evaluate version {chosen.number}"):
         mlflow.set_tag("data.source", source)
         scores = evaluate(chosen, reviews.table)
     click.echo(f"version {chosen.number} on {source}:")

@@ -11,6 +11,7 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
+from tqdm import tqdm
 
 from training.errors import TrainingError
 from training.features import LogCountRatio, MinDocumentFrequency, ngram_counter
@@ -69,7 +70,8 @@ def count(table: pd.DataFrame, settings: Settings) -> tuple[CountVectorizer, sp.
                 )
     counter = ngram_counter(settings.ngram_max, settings.min_df)
     try:
-        return counter, counter.fit_transform(table["review"])
+        reviews = tqdm(table["review"], desc="n-grams", unit=" reviews", disable=None)
+        return counter, counter.fit_transform(reviews)
     except ValueError as error:
         raise TrainingError(
             f"no n-gram stands in min_df={settings.min_df} of {len(table)} reviews ({error}); lower min_df"

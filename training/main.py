@@ -3,7 +3,6 @@
 from typing import Any
 
 import click
-import mlflow
 
 from data.ingest import TABLE, ingest, log_summary
 from data.options import Command, source_option, test_size_option
@@ -13,7 +12,7 @@ from training.errors import GateRefused
 from training.fit import Settings
 from training.options import limit_option, register_option, settings_options
 from training.promote import promote as promote_version
-from training.steps import step
+from training.steps import run, step
 from training.train import pick, register_candidate, train
 
 
@@ -36,7 +35,7 @@ def main(source: str, test_size: float, limit: int, register: str, promote: str,
         raise click.UsageError("promote=always needs register=yes: only a registered version can be promoted")
     chosen = Settings(**settings)
     client = connect()
-    with mlflow.start_run(run_name="sentiment"):
+    with run("sentiment"):
         with step("ingest", f"reviews from {source}"):
             summary = ingest(source, test_size)
             log_summary(summary)

@@ -1,4 +1,4 @@
-"""Progress and wall time of the steps of a run."""
+"""A run of the pipeline and its steps: progress and wall time."""
 
 import time
 from collections.abc import Iterator
@@ -6,6 +6,30 @@ from contextlib import contextmanager
 
 import click
 import mlflow
+
+from training.errors import TrainingError
+
+
+@contextmanager
+def run(name: str) -> Iterator[None]:
+    """Be in the MLflow run that ``mlflow run`` opened, or in a new one called ``name``.
+
+    Raises
+    ------
+    TrainingError
+        If the artifacts of the run could not be written.
+    """
+    with mlflow.start_run(run_name=name):
+        uri = mlflow.get_artifact_uri()
+        if uri.startswith("mlflow-artifacts:") and not mlflow.get_tracking_uri().startswith("http"):
+            raise TrainingError(
+                f"the artifacts of this experiment go through an MLflow server ({uri}), because one created it; "
+                "set MLFLOW_TRACKING_URI to that server, or use another experiment: MLFLOW_EXPERIMENT_NAME=name "
+                "(mlflow run: --experiment-name name)"
+            )
+        # else the UI takes the experiment for one of generative AI, and hides what matters here
+        mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")
+        yield
 
 
 @contextmanager

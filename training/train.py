@@ -34,7 +34,7 @@ from training.gate import HELD_OUT, HELD_OUT_DIGEST
 from training.metrics import scores_by_source
 from training.options import limit_option, register_option, settings_options
 from training.plots import judgement_plots, strongest_ngrams_plot
-from training.steps import step
+from training.steps import run, step
 
 TRAINED_ON = "data/trained_on.parquet"
 
@@ -61,9 +61,10 @@ def train(table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> C
         What ingest said of the data.
     settings : Settings
     """
-    run = mlflow.active_run()
-    assert run is not None  # noqa: S101 -- the entry points start one
-    log_context(run.info.run_id, table, summary, settings)
+    active = mlflow.active_run()
+    assert active is not None  # noqa: S101 -- the entry points start one
+    run_id = active.info.run_id
+    log_context(run_id, table, summary, settings)
 
     with step("features", f"counting n-grams of {len(table):,} reviews"):
         counter, counts = count(table, settings)
@@ -107,16 +108,14 @@ def train(table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> C
         "data_sha256": summary["table_sha256"],
         "rows": str(len(table)),
     }
-    commit = mlflow.get_run(run.info.run_id).data.tags.get("mlflow.source.git.commit")
+    commit = mlflow.get_run(run_id).data.tags.get("mlflow.source.git.commit")
     if commit:
         tags["git_commit"] = commit
-    return Candidate(f"models:/{info.model_id}", run.info.run_id, tags, card, scores)
+    return Candidate(f"models:/{info.model_id}", run_id, tags, card, scores)
 
 
 def log_context(run_id: str, table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> None:
     """Log parameters, data set and environment."""
-    # else the UI takes the default experiment for one of generative AI, and hides what matters here
-    mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")
     # `mlflow run` has logged the parameters as the user typed them: log what is missing
     known = mlflow.get_run(run_id).data.params
     params = settings.as_params() | {"rows": len(table)}
@@ -212,7 +211,7 @@ def main(data: Path, limit: int, register: str, **settings: Any) -> None:
     chosen = Settings(**settings)
     table, summary = pick(read_table(data), limit, chosen.seed), read_summary(data)
     connect()
-    with mlflow.start_run(run_name="train"):
+    with run("train"):
         candidate = train(table, summary, chosen)
         if register == "yes":
             register_candidate(candidate)

@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.conftest import Project, free_port
+from tests.conftest import Project, free_port, until_answered
 
 GOOD = "A wonderful film."
 JSON = {"Content-Type": "application/json"}
@@ -27,15 +26,7 @@ def server(project: Project, *command: str, port: int) -> Iterator[str]:
         command, cwd=project.folder, env=project.environment, start_new_session=True
     ) as process:
         try:
-            deadline = time.monotonic() + 60
-            while True:
-                assert process.poll() is None, "the server ended"
-                assert time.monotonic() < deadline, "the server does not answer"
-                try:
-                    if requests.get(f"{url}/ping", timeout=2).ok:
-                        break
-                except requests.RequestException:
-                    time.sleep(0.1)
+            until_answered(process, f"{url}/ping")
             yield url
         finally:
             os.killpg(process.pid, signal.SIGTERM)

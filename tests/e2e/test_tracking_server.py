@@ -1,0 +1,59 @@
+"""The same commands against a tracking server: MLFLOW_TRACKING_URI is all that changes."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import Project, copy_project, free_port, until_answered
+
+
+@pytest.fixture
+def remote(tmp_path: Path, all_reviews: pd.DataFrame) -> Iterator[Project]:
+    """A project whose store is a real `mlflow server`."""
+    project = copy_project(tmp_path / "project")
+    all_reviews.sample(3000, random_state=0).to_csv(project.folder / "some.csv", index=False)
+    url = f"http://127.0.0.1:{free_port()}"
+    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", url.rsplit(":", 1)[1], "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
+    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
+    with subprocess.Popen(command, cwd=tmp_path, env=project.environment, start_new_session=True) as server:
+        try:
+            until_answered(server, f"{url}/health")
+            project.environment["MLFLOW_TRACKING_URI"] = url
+            yield project
+        finally:
+            server.terminate()
+            server.wait(timeout=30)
+
+
+def test_the_whole_life_against_a_server(remote: Project) -> None:
+    train = ["python", "-m", "training.main", "--source", "some.csv", "--ngram-max", "1", "--promote"]
+    assert "version 1 is in Production" in remote.run(*train, "always")
+    assert "version 2 is in Production" in remote.run(*train, "gated")
+    assert "version 1 is in Production, version 2 was left" in remote.run("python", "-m", "training.rollback")
+    told = remote.run("python", "-m", "registry.history")
+    assert [line.split()[1:3] for line in told.splitlines()[-3:]] == [
+        ["promote", "1"],
+        ["promote", "2"],
+        ["rollback", "1"],
+    ]
+    assert '"sentiment": "positive"' in remote.run("python", "-m", "inference.smoke")
+    assert not (remote.folder / "mlflow.db").exists()
+    assert not (remote.folder / "mlruns").exists()
+
+
+def test_a_store_whose_artifacts_need_a_server_is_named_before_any_work(
+    remote: Project, tmp_path: Path
+) -> None:
+    """A bare `mlflow server` makes such experiments, and SQLite alone cannot write their artifacts."""
+    remote.environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{tmp_path}/server.db"
+    told = remote.run("python", "-m", "training.main", "--source", "some.csv", code=1)
+    assert "the artifacts of this experiment go through an MLflow server" in told
+    assert "MLFLOW_EXPERIMENT_NAME=name" in told
+    assert "counting n-grams" not in told
+    remote.environment["MLFLOW_EXPERIMENT_NAME"] = "mine"
+    fine = ["python", "-m", "training.main", "--source", "some.csv", "--ngram-max", "1", "--register", "no"]
+    assert "held out: accuracy" in remote.run(*fine)
