@@ -85,8 +85,7 @@ def promote(client: MlflowClient, version: int, replacing: int | None, reason: s
         if candidate.tags.get(ROLLED_BACK):
             client.delete_model_version_tag(MODEL_NAME, str(version), ROLLED_BACK)
         _make_production(client, version)
-        events = history(client)
-        if current != version or not events or events[-1].version != version:
+        if current != version or _last(client) != version:
             _record(client, "promote", version, None if current == version else current, reason)
 
 
@@ -123,8 +122,11 @@ def rollback(client: MlflowClient, leaving: int | None, reason: str) -> tuple[in
     with _turn(client):
         current = find(client, PRODUCTION)
         if leaving is not None and current.number != leaving:
-            find(client, leaving)
+            left = find(client, leaving)
             _make_production(client, current.number)
+            if left.tags.get(ROLLED_BACK) and _last(client) == leaving:
+                # an earlier call was interrupted before it could say so
+                _record(client, "rollback", current.number, leaving, reason)
             return None
         target = _previous(client, current)
         with tempfile.TemporaryDirectory() as folder:
@@ -145,6 +147,12 @@ def history(client: MlflowClient) -> list[Event]:
             return []
         raise
     return [Event(**json.loads(tags[key])) for key in sorted(tags) if key.startswith(_AUDIT)]
+
+
+def _last(client: MlflowClient) -> int | None:
+    """Return the version that the audit trail has in Production."""
+    events = history(client)
+    return events[-1].version if events else None
 
 
 def _previous(client: MlflowClient, current: Version) -> Version:

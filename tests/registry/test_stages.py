@@ -162,6 +162,68 @@ def test_an_interrupted_rollback_is_finished_by_the_same_command(
     assert production(four) == [1]
 
 
+@pytest.mark.parametrize("action", ["promote", "rollback"])
+def test_whichever_call_of_the_registry_fails_the_same_command_finishes(
+    four: MlflowClient, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    """Fail the Nth call for N = 1, 2, 3 … until none fails; repeat after each failure."""
+    go(four, 1)
+    writes = [
+        "transition_model_version_stage",
+        "set_model_version_tag",
+        "set_registered_model_alias",
+        "set_registered_model_tag",
+        "get_registered_model",
+        "search_model_versions",
+    ]
+
+    def run() -> None:
+        if action == "promote":
+            serving = production(four)
+            promote(four, 2, serving[0] if serving else None, "test", False)
+        else:
+            rollback(four, 2, "test")
+
+    for nth in range(1, 40):
+        if action == "promote":
+            promote(four, 1, production(four)[0], "start", True)
+        else:
+            promote(four, 2, production(four)[0], "start", True)
+        events = len(history(four))
+        calls = 0
+
+        def failing(name: str):
+            real = getattr(MlflowClient, name)
+
+            def call(self: MlflowClient, *args, **kwargs):
+                nonlocal calls
+                calls += 1
+                if calls == nth:  # noqa: B023 -- used within this turn of the loop
+                    raise KeyboardInterrupt
+                return real(self, *args, **kwargs)
+
+            return call
+
+        with monkeypatch.context() as broken:
+            for name in writes:
+                broken.setattr(MlflowClient, name, failing(name))
+            try:
+                run()
+                interrupted = False
+            except KeyboardInterrupt:
+                interrupted = True
+        assert len(production(four)) == 1, nth
+        run()
+        end = 2 if action == "promote" else 1
+        assert production(four) == [end], nth
+        assert alias(four) == end
+        assert [(e.action, e.version) for e in history(four)[events:]] == [(action, end)], nth
+        assert bool(find(four, 2).tags.get("rolled_back")) == (action == "rollback")
+        if not interrupted:
+            break
+    assert 8 < nth < 39, "every call had its turn"
+
+
 def test_eight_promotions_at_once_leave_one_version(four: MlflowClient) -> None:
     program = (
         "import sys\n"
