@@ -10,7 +10,7 @@ PORT ?= 5000
 UI_PORT ?= 5001
 FORCE ?=
 FROM ?=
-REASON ?=
+export REASON ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -22,9 +22,8 @@ help: ## list the targets
 env: $(VENV)/.made ## make the environment in .venv with the exact pins
 
 $(VENV)/.made: requirements.txt requirements-dev.txt
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or give PYTHON=path"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-	    { echo "$(PYTHON) is $$($(PYTHON) --version); Python 3.11 is needed: give PYTHON=path"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
+	    { echo "$(PYTHON) is not a Python 3.11: install one, or give PYTHON=path"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
@@ -53,10 +52,10 @@ serve: env ## serve Production with mlflow models serve (PORT=5000, HOST=127.0.0
 
 promote: env ## promote through the gate (VERSION=n; FORCE=1 passes it by)
 	@test -n "$(VERSION)" || { echo "say which: make promote VERSION=n ('make history' lists them)"; exit 2; }
-	python -m training.promote --version $(VERSION) $(if $(FORCE),--force yes)
+	python -m training.promote --version '$(VERSION)' $(if $(filter 1 yes true,$(FORCE)),--force yes)
 
 rollback: env ## back to the previous Production version (FROM=n makes a retry harmless, REASON='...')
-	python -m training.rollback $(if $(FROM),--from $(FROM)) $(if $(REASON),--reason "$(REASON)")
+	python -m training.rollback $(if $(FROM),--from '$(FROM)') --reason "$$REASON"
 
 history: env ## every version, and who was Production, when and why
 	@python -m registry.history
@@ -68,4 +67,4 @@ ui: env ## the MLflow UI on the project's store (UI_PORT=5001)
 
 clean: ## remove the environment and caches; keeps data, runs and the registry
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf */__pycache__ tests/*/__pycache__

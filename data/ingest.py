@@ -3,18 +3,20 @@
 import csv
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 import mlflow
 import pandas as pd
+from filelock import FileLock
 
 from data.errors import DataError
 from data.options import Command, source_option, test_size_option
 from data.sources import locate, read, sha256_of
-from data.table import COLUMNS, build
+from data.table import COLUMNS, Reviews, build
 
 FOLDER = Path(__file__).resolve().parent
 TABLE = FOLDER / "imdb.csv"
@@ -54,41 +56,43 @@ def ingest(source: str, test_size: float, out: Path = TABLE) -> dict[str, Any]:
         If the source cannot be had, read or used.
     """
     path = locate(source, out.parent / "downloads")
-    if out.exists() and (path.resolve() == out.resolve() or not _is_ours(out)):
-        raise DataError(
-            f"{out} is where ingest writes its table, and the file there is your own: "
-            f"move it away and give its new place as source (nothing was changed)"
-        )
+    _refuse_own_files(source, path, out)
     request = {
         "format": FORMAT,
         "source": source,
         "source_sha256": sha256_of(path),
         "test_size": test_size,
     }
-    summary = _present(out, request)
-    if summary is not None:
-        click.echo(f"data: {out.name} is there already ({summary['rows']} rows from {source})")
-        return summary
-
-    reviews = build(read(source, path), test_size, origin=source)
     out.parent.mkdir(parents=True, exist_ok=True)
-    _keep_if_edited(out)
+    with FileLock(out.with_name(f".{out.name}.lock")):
+        summary = _present(out, request)
+        if summary is not None:
+            click.echo(f"data: {out.name} is there already ({summary['rows']} rows from {source})")
+            return summary
+        reviews = build(read(source, path), test_size, origin=source)
+        _keep_if_edited(out)
+        return _write_all(reviews, request, out)
+
+
+def _write_all(reviews: Reviews, request: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Write rejects, summary and table, the table last: what the summary does not name is not ours."""
     table, rejects = reviews.table, reviews.rejects
-    _write_csv(out, table.columns, table.itertuples(index=False))
-    _write_csv(rejects_path(out), rejects.columns, map(_inert, rejects.itertuples(index=False)))
-    summary = (
-        request
-        | _describe(reviews.table)
-        | {
-            "duplicates": reviews.duplicates,
-            "rejected": len(rejects),
-            "table_sha256": sha256_of(out),
-        }
-    )
-    _write(summary_path(out), json.dumps(summary, indent=2) + "\n")
+    with (
+        _whole(rejects_path(out)) as rejects_part,
+        _whole(summary_path(out)) as summary_part,
+        _whole(out) as table_part,
+    ):
+        _write_csv(table_part, table.columns, table.itertuples(index=False))
+        _write_csv(rejects_part, rejects.columns, map(_inert, rejects.itertuples(index=False)))
+        counts = {"duplicates": reviews.duplicates, "rejected": len(rejects)}
+        summary = request | _describe(table) | counts | {"table_sha256": sha256_of(table_part)}
+        summary_part.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        for final in (rejects_path(out), summary_path(out), out):
+            os.replace(_part(final), final)
     click.echo(
-        f"data: {summary['rows']} rows from {source} in {out.name}, {reviews.duplicates} duplicates dropped, "
-        f"{len(rejects)} rows set aside" + (f" in {rejects_path(out).name}" if len(rejects) else "")
+        f"data: {summary['rows']} rows from {request['source']} in {out.name}, "
+        f"{reviews.duplicates} duplicates dropped, {len(rejects)} rows set aside"
+        + (f" in {rejects_path(out).name}" if len(rejects) else "")
     )
     return summary
 
@@ -135,9 +139,24 @@ def _present(out: Path, request: dict[str, Any]) -> dict[str, Any] | None:
     return summary if unchanged else None
 
 
-def _is_ours(out: Path) -> bool:
-    with out.open("rb") as file:
-        return file.readline(200).decode("utf-8", "replace").strip() == ",".join(COLUMNS)
+def _refuse_own_files(source: str, path: Path, out: Path) -> None:
+    """Stop before a file of the user's own would be overwritten."""
+    headers = {out: ",".join(COLUMNS), rejects_path(out): "where,reason,review", summary_path(out): "{"}
+    for ours, header in headers.items():
+        if not ours.exists():
+            continue
+        with ours.open("rb") as file:
+            first = file.readline(200).decode("utf-8", "replace").strip()
+        if first != header:
+            raise DataError(
+                f"{ours} is a file that ingest writes, and the one there is your own: "
+                "move it away and give its new place as source (nothing was changed)"
+            )
+        if path.resolve() == ours.resolve():
+            raise DataError(
+                f"source {source} is a file that ingest writes itself: copy it elsewhere, "
+                "or give the source that it came from (nothing was changed)"
+            )
 
 
 def _keep_if_edited(out: Path) -> None:
@@ -177,25 +196,25 @@ def _inert(row: Iterable[str]) -> list[str]:
     return [f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell for cell in cells]
 
 
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Give a place to write to; what is left there at the end is dropped."""
+    part = _part(path)
+    try:
+        yield part
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def _write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(header)
-            writer.writerows(rows)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 @click.command(cls=Command, help="Acquire and validate reviews, assign the splits, write the table.")

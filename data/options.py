@@ -39,20 +39,20 @@ class Number(click.ParamType):
         """Return the number, or fail with the range in the message."""
         try:
             number = self.kind(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
-        inside = self.low < number < self.high if self.exclusive else self.low <= number <= self.high
-        if not inside or not math.isfinite(number):
+        # NaN compares false, and infinity is no number to compute with
+        inside = self.low < number < self.high or (not self.exclusive and number in (self.low, self.high))
+        if not inside or number == math.inf:
             self.fail(f"{str(value)[:40]!r} is not allowed; expected {self}", param, ctx)
         return number
 
     def __str__(self) -> str:
         kind = "a whole number" if self.kind is int else "a number"
+        bounded = math.isfinite(self.high)
         if self.exclusive:
-            return f"{kind} above {self.low:g}" + (
-                f" and below {self.high:g}" if math.isfinite(self.high) else ""
-            )
-        return f"{kind} from {self.low:g}" + (f" to {self.high:g}" if math.isfinite(self.high) else " up")
+            return f"{kind} above {self.low}" + (f" and below {self.high}" if bounded else "")
+        return f"{kind} from {self.low} " + (f"to {self.high}" if bounded else "up")
 
 
 source_option = click.option(

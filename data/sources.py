@@ -85,11 +85,12 @@ def locate(source: str, downloads: Path) -> Path:
     if source.startswith(("http://", "https://")):
         if not source.endswith(ARCHIVE_ENDINGS):
             raise DataError(f"source {source}: a URL must end with .tar.gz and be an aclImdb archive")
-        return download(source, downloads / source.rsplit("/", 1)[1], sha256=None)
+        name = f"{hashlib.sha256(source.encode()).hexdigest()[:8]}-{source.rsplit('/', 1)[1]}"
+        return download(source, downloads / name, sha256=None)
     path = Path(source).expanduser()
     if not path.is_file():
         raise DataError(
-            f"source {source}: no such file ({path.absolute()}); "
+            f"source {path.absolute()}: {'not a file' if path.exists() else 'no such file'}; "
             "give 'package', 'aclimdb', or the path of a CSV or an aclImdb .tar.gz"
         )
     return path
@@ -212,13 +213,15 @@ def read_csv(path: Path, default_source: str) -> Iterator[RawRow]:
         bom = head.read(2)
     encoding = "utf-16" if bom in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
+    # a wrong byte must not cost more than its row: as a surrogate in UTF-8, as U+FFFD in UTF-16
+    errors = "replace" if encoding == "utf-16" else "surrogateescape"
+    with path.open(encoding=encoding, errors=errors, newline="") as file:
         records = csv.reader(file, strict=True)
         try:
             header = [name.strip().lower() for name in next(records)]
         except StopIteration:
             raise DataError(f"{path}: the file is empty") from None
-        except (csv.Error, UnicodeError) as error:
+        except csv.Error as error:
             raise DataError(f"{path}, line 1: {error}") from None
         columns = {name: i for i, name in reversed(list(enumerate(header)))}
         text = columns.get("review", columns.get("text"))
@@ -235,9 +238,9 @@ def read_csv(path: Path, default_source: str) -> Iterator[RawRow]:
                 record = next(records)
             except StopIteration:
                 return
-            except (csv.Error, UnicodeError) as error:
-                fault = f"broken quoting ({error})" if isinstance(error, csv.Error) else str(error)
-                yield RawRow(f"line {line}", "", "", fault=fault, lines=records.line_num - line + 1)
+            except csv.Error as error:
+                lines = records.line_num - line + 1
+                yield RawRow(f"line {line}", "", "", fault=f"broken quoting ({error})", lines=lines)
                 continue
             if not record:
                 continue
@@ -246,7 +249,11 @@ def read_csv(path: Path, default_source: str) -> Iterator[RawRow]:
                 yield RawRow(f"line {line}", ",".join(record), "", fault=fault)
                 continue
             review = record[text]
-            fault = "" if _is_unicode(review) else f"not valid {encoding.removesuffix('-sig').upper()}"
+            fault = (
+                ""
+                if _decoded_whole(review, encoding)
+                else f"not valid {encoding.removesuffix('-sig').upper()}; save the file as UTF-8"
+            )
             yield RawRow(
                 f"line {line}",
                 review,
@@ -257,7 +264,9 @@ def read_csv(path: Path, default_source: str) -> Iterator[RawRow]:
             )
 
 
-def _is_unicode(text: str) -> bool:
+def _decoded_whole(text: str, encoding: str) -> bool:
+    if encoding == "utf-16" and "\ufffd" in text:
+        return False
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

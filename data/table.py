@@ -22,7 +22,7 @@ MAX_BAD_SHARE = 0.05
 _SALT = b"sentiment-split-1:"
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _WORD = re.compile(r"\w+")
-_SOURCE = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+_SOURCE = re.compile(r"(?!(?:cv|data|seconds)$)[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,11 @@ def _fault(raw: RawRow) -> str:
     if not label:
         return "sentiment is empty"
     if label not in LABELS:
-        return f"sentiment is {raw.sentiment[:40]!r}; expected 'positive' or 'negative'"
+        return f"sentiment is {raw.sentiment[:40]!r}; expected 'positive' or 'negative' (pos, neg, 1, 0)"
     if raw.split.strip().lower() not in ("", "train", "test"):
         return f"split is {raw.split[:40]!r}; expected 'train' or 'test'"
     if not _SOURCE.fullmatch(raw.source.strip()):
-        return f"source is {raw.source[:40]!r}; expected 1 to 40 of A-Z a-z 0-9 _ . -"
+        return f"source is {raw.source[:40]!r}; expected up to 40 of A-Z a-z 0-9 _ . - (and not cv, data or seconds)"
     return ""
 
 
@@ -130,11 +130,11 @@ def _stop_if_bad(origin: str, total: int, bad: int, rejects: list[dict[str, str]
         raise DataError(f"{origin}: no rows below the header")
     if bad <= MAX_BAD_SHARE * total:
         return
-    reasons = Counter(re.sub(r"'[^']*'|line \d+", "…", reject["reason"]) for reject in rejects)
+    reasons = Counter(re.sub(r"'[^']*'(?=;)|line \d+", "…", reject["reason"]) for reject in rejects)
     examples = "; ".join(f"{reject['where']}: {reject['reason']}" for reject in rejects[:3])
     raise DataError(
         f"{origin}: {bad} of {total} rows cannot be used, more than {MAX_BAD_SHARE:.0%} "
-        f"({len(reasons)} kinds of fault). First: {examples}. Mend the file and run again"
+        f"({', '.join(f'{n} × {reason}' for reason, n in reasons.most_common(3))}). First: {examples}. Mend the file and run again"
     )
 
 

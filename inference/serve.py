@@ -89,13 +89,14 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str, timeout: float 
     raise ServeError(f"the model server did not answer on {url} within {timeout:.0f} s")
 
 
-def stop_on_sigterm() -> None:
-    """Turn SIGTERM into an orderly exit, so that ``finally`` blocks run."""
+def stop_in_order() -> None:
+    """Turn SIGTERM, and the SIGHUP of a closed terminal, into an exit that runs ``finally`` blocks."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)
 
-    signal.signal(signal.SIGTERM, leave)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
 
 
 @click.command(help="Serve the Production version with mlflow models serve, after verifying it.")
@@ -103,12 +104,12 @@ def stop_on_sigterm() -> None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 def main(port: int, host: str) -> None:
     """Serve until a signal."""
-    stop_on_sigterm()
+    stop_in_order()
     version = find(connect(), PRODUCTION)
     with tempfile.TemporaryDirectory(prefix="sentiment-") as folder:
         copy = fetch(version, Path(folder))
-        click.echo(f"serving {MODEL_NAME} version {version.number} on http://{host}:{port}/invocations")
         with serving(copy, host, port) as process:
+            click.echo(f"serving {MODEL_NAME} version {version.number} on http://{host}:{port}/invocations")
             code = process.wait()
     if code:
         raise ServeError(f"the model server ended with exit code {code}; its log is above")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import requests
 
-from inference.serve import ServeError, serving, stop_on_sigterm, wait_until_ready
+from inference.serve import ServeError, serving, stop_in_order, wait_until_ready
 from registry.store import MODEL_NAME, connect
 from registry.versions import PRODUCTION, fetch, find
 
@@ -35,7 +35,7 @@ def ask(url: str, question: dict[str, list[str]]) -> list[dict[str, object]]:
 @click.command(help="Serve the Production version, get one real answer over HTTP, stop.")
 def main() -> None:
     """Run the smoke test."""
-    stop_on_sigterm()
+    stop_in_order()
     version = find(connect(), PRODUCTION)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

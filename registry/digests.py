@@ -1,6 +1,7 @@
 """Digests of an artifact's files."""
 
 import hashlib
+import json
 from pathlib import Path
 
 MANIFEST, CONTENT = "manifest", "content_digest"
@@ -37,5 +38,5 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def _digest(lines: list[tuple[str, str]]) -> str:
-    text = "".join(f"{digest}  {name}\n" for name, digest in sorted(lines))
-    return hashlib.sha256(text.encode()).hexdigest()
+    # JSON, so that no file name can stand for another list of files
+    return hashlib.sha256(json.dumps(sorted(lines)).encode()).hexdigest()

@@ -1,5 +1,7 @@
 """``make history``: who was in Production, when, and why."""
 
+from textwrap import shorten
+
 import click
 
 from registry.stages import ROLLED_BACK, history
@@ -25,7 +27,7 @@ def main() -> None:
     for event in history(client):
         click.echo(
             f"{event.at[:19]}  {event.action:<8}  {event.version:>7}  {event.replaced or '-':>8}  "
-            f"{event.by:<10}  {event.reason}"
+            f"{event.by:<10}  {shorten(event.reason, 120, placeholder=' …')}"
         )
 
 

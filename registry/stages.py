@@ -9,6 +9,7 @@ the one promoted last, told by the stamp that its tag carries.
 import getpass
 import hashlib
 import json
+import os
 import tempfile
 import time
 import warnings
@@ -23,7 +24,7 @@ from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from registry.errors import RegistryError
+from registry.errors import RegistryError, VerificationError
 from registry.store import MODEL_NAME
 from registry.versions import PRODUCTION, Version, all_versions, fetch, find, in_production
 
@@ -31,6 +32,7 @@ ALIAS = "production"
 ROLLED_BACK = "rolled_back"
 _STAMP = "promoted_at_ns"
 _AUDIT = "audit."
+_PENDING = "pending"
 _ROUNDS = 20
 
 
@@ -74,19 +76,22 @@ def promote(client: MlflowClient, version: int, replacing: int | None, reason: s
         If the version does not exist, or was rolled back and ``force`` is not set.
     """
     with _turn(client):
+        _finish_pending(client)
         candidate = find(client, version)
-        serving = [v.number for v in in_production(client)]
         refuse_rolled_back(candidate, force)
-        current = serving[0] if serving else None
+        current = _current(client)
         if current not in (replacing, version):
             raise ProductionChangedError(
                 f"version {current or 'none'} is in Production now, not {replacing or 'none'}; run again"
             )
+        if current == version:
+            _make_production(client, version)
+            return
+        event = Event(_now(), "promote", version, current, _user(), reason)
+        client.set_registered_model_tag(MODEL_NAME, _PENDING, json.dumps(asdict(event)))
         if candidate.tags.get(ROLLED_BACK):
             client.delete_model_version_tag(MODEL_NAME, str(version), ROLLED_BACK)
-        _make_production(client, version)
-        if current != version or _last(client) != version:
-            _record(client, "promote", version, None if current == version else current, reason)
+        _finish_pending(client, move=True)
 
 
 def refuse_rolled_back(version: Version, force: bool) -> None:
@@ -120,47 +125,91 @@ def rollback(client: MlflowClient, leaving: int | None, reason: str) -> tuple[in
         If nothing is in Production, or there is no version to go back to, or its files were changed.
     """
     with _turn(client):
+        finished = _finish_pending(client)
+        if finished and finished.action == "rollback" and leaving in (None, finished.replaced):
+            # the interrupted call that this one repeats
+            return finished.replaced or finished.version, finished.version
         current = find(client, PRODUCTION)
         if leaving is not None and current.number != leaving:
-            left = find(client, leaving)
+            find(client, leaving)
             _make_production(client, current.number)
-            if left.tags.get(ROLLED_BACK) and _last(client) == leaving:
-                # an earlier call was interrupted before it could say so
-                _record(client, "rollback", current.number, leaving, reason)
             return None
         target = _previous(client, current)
         with tempfile.TemporaryDirectory() as folder:
-            fetch(target, Path(folder))
-        # marked first: killed between the two, the same command finishes the job
-        client.set_model_version_tag(MODEL_NAME, str(current.number), ROLLED_BACK, _now())
-        _make_production(client, target.number)
-        _record(client, "rollback", target.number, current.number, reason)
+            try:
+                fetch(target, Path(folder))
+            except VerificationError as error:
+                raise VerificationError(
+                    f"{error.message}. Nothing was changed; 'make history' shows the versions, "
+                    "'make promote VERSION=n' promotes another one"
+                ) from None
+        event = Event(_now(), "rollback", target.number, current.number, _user(), reason)
+        client.set_registered_model_tag(MODEL_NAME, _PENDING, json.dumps(asdict(event)))
+        client.set_model_version_tag(MODEL_NAME, str(current.number), ROLLED_BACK, event.at)
+        _finish_pending(client, move=True)
         return current.number, target.number
+
+
+def _finish_pending(client: MlflowClient, move: bool = False) -> Event | None:
+    """Finish the change that the tag ``pending`` announces, or withdraw it if it had not begun.
+
+    Each change is announced before it is made and entered into the audit trail after: whoever is killed
+    in between leaves the announcement to the next writer.
+
+    Parameters
+    ----------
+    client : MlflowClient
+    move : bool
+        Whether the stage is yet to be moved. Else the change is one that was interrupted.
+
+    Returns
+    -------
+    Event or None
+        What was finished.
+    """
+    announced = _tags(client).get(_PENDING)
+    if announced is None:
+        return None
+    event = Event(**json.loads(announced))
+    if not move and _current(client) != event.version:
+        if event.action == "rollback" and any(v.number == event.replaced for v in all_versions(client)):
+            client.delete_model_version_tag(MODEL_NAME, str(event.replaced), ROLLED_BACK)
+        client.delete_registered_model_tag(MODEL_NAME, _PENDING)
+        return None
+    _make_production(client, event.version)
+    client.set_registered_model_tag(MODEL_NAME, f"{_AUDIT}{event.at}.v{event.version}", announced)
+    client.delete_registered_model_tag(MODEL_NAME, _PENDING)
+    return event
+
+
+def _current(client: MlflowClient) -> int | None:
+    serving = in_production(client)
+    return serving[0].number if serving else None
 
 
 def history(client: MlflowClient) -> list[Event]:
     """Return every promotion and rollback, oldest first."""
-    try:
-        tags = client.get_registered_model(MODEL_NAME).tags
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return []
-        raise
+    tags = _tags(client)
     return [Event(**json.loads(tags[key])) for key in sorted(tags) if key.startswith(_AUDIT)]
 
 
-def _last(client: MlflowClient) -> int | None:
-    """Return the version that the audit trail has in Production."""
-    events = history(client)
-    return events[-1].version if events else None
+def _tags(client: MlflowClient) -> dict[str, str]:
+    try:
+        return dict(client.get_registered_model(MODEL_NAME).tags)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise
 
 
 def _previous(client: MlflowClient, current: Version) -> Version:
     known = {version.number: version for version in all_versions(client)}
     for event in reversed(history(client)):
-        version = known.get(event.version)
-        if version and version.number != current.number and not version.tags.get(ROLLED_BACK):
-            return version
+        # also what was replaced: it may have been put into Production by other means than ours
+        for number in (event.version, event.replaced):
+            version = known.get(number or 0)
+            if version and version.number != current.number and not version.tags.get(ROLLED_BACK):
+                return version
     raise RegistryError(
         f"there is no earlier Production version to go back to from version {current.number} "
         "that exists and was not rolled back; 'make history' shows them, "
@@ -199,9 +248,11 @@ def _transition(client: MlflowClient, version: int, stage: str) -> None:
         )
 
 
-def _record(client: MlflowClient, action: str, version: int, replaced: int | None, reason: str) -> None:
-    event = Event(_now(), action, version, replaced, getpass.getuser(), reason)
-    client.set_registered_model_tag(MODEL_NAME, f"{_AUDIT}{event.at}.v{version}", json.dumps(asdict(event)))
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container under a user id without a name
+        return str(os.getuid())
 
 
 def _now() -> str:
@@ -212,11 +263,14 @@ def _now() -> str:
 def _turn(client: MlflowClient, patience: float = 120.0) -> Iterator[None]:
     """Hold the lock that writers to the same store on this machine share."""
     uri = mlflow.get_registry_uri()
-    store = hashlib.sha256(uri.encode()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir(), f"sentiment-registry-{getpass.getuser()}")
-    folder.mkdir(mode=0o700, exist_ok=True)
+    if uri.startswith("sqlite:///"):
+        lock = Path(uri.removeprefix("sqlite:///") + ".lock")
+    else:
+        folder = Path(tempfile.gettempdir(), f"sentiment-registry-{_user()}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        lock = folder / f"{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
     try:
-        with FileLock(folder / f"{store}.lock", timeout=patience):
+        with FileLock(lock, timeout=patience):
             yield
     except Timeout:
         raise RegistryError(

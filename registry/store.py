@@ -42,5 +42,10 @@ def connect() -> MlflowClient:
     return client
 
 
+def store_name() -> str:
+    """Return where the store is, without a password."""
+    return _without_password(mlflow.get_tracking_uri())
+
+
 def _without_password(text: str) -> str:
     return re.sub(r"(?<=//)[^/@\s]+@", "", text)

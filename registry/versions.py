@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from registry.digests import digests
 from registry.errors import RegistryError, VerificationError
-from registry.store import MODEL_NAME
+from registry.store import MODEL_NAME, store_name
 
 PRODUCTION = "Production"
 
@@ -47,7 +48,7 @@ def find(client: MlflowClient, wanted: str | int) -> Version:
         serving = in_production(client)
         if not serving:
             raise RegistryError(
-                f"no version of {MODEL_NAME} is in {PRODUCTION}; train with 'make run' or "
+                f"no version of {MODEL_NAME} is in {PRODUCTION} in the store {store_name()}; train with 'make run' or "
                 "promote one with 'make promote VERSION=n'"
             )
         return serving[0]
@@ -98,8 +99,7 @@ def register(
     transaction in the store: whoever is killed leaves a whole version or none.
     """
     with tempfile.TemporaryDirectory() as folder:
-        copy = mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=folder)
-        tags = tags | digests(Path(copy))
+        tags = tags | digests(_download(model_uri, Path(folder)))
     try:
         client.create_registered_model(
             MODEL_NAME, description="Sentiment of a review: positive or negative, with its confidence."
@@ -119,8 +119,10 @@ def register(
     )
     # the UI links a logged model to its versions by this tag
     linked = client.get_logged_model(model_id).tags.get(MLFLOW_MODEL_VERSIONS, "[]")
-    links = [*json.loads(linked), {"name": MODEL_NAME, "version": version.version}]
-    client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(links)})
+    links = json.loads(linked)
+    if not any(int(link["version"]) == int(version.version) for link in links):
+        links.append({"name": MODEL_NAME, "version": version.version})
+        client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(links)})
     return _read(version)
 
 
@@ -143,7 +145,7 @@ def fetch(version: Version, into: Path) -> Path:
         raise RegistryError(f"{where} is {version.status}, not READY; register it again")
     uri = f"models:/{MODEL_NAME}/{version.number}"
     try:
-        copy = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(into)))
+        copy = _download(uri, into)
         found = digests(copy)
     except (MlflowException, OSError, ValueError) as error:
         raise VerificationError(f"{where} cannot be fetched: {error}") from None
@@ -158,6 +160,18 @@ def fetch(version: Version, into: Path) -> Path:
                 f"{where} is not what was registered: its {name} is {digest[:12]}…, the tag says "
                 f"{expected[:12]}…. Its files were changed; do not load it. Train a new version"
             )
+    return copy
+
+
+def _download(uri: str, into: Path) -> Path:
+    """Return a private copy of an artifact without bytecode.
+
+    Whoever loads a model in place, as ``mlflow models serve`` does from a local store, leaves bytecode
+    beside the sources; and Python would run a forged one in place of the source.
+    """
+    copy = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(into)))
+    for cache in [path for path in copy.rglob("__pycache__") if not path.is_symlink()]:
+        shutil.rmtree(cache)
     return copy
 
 

@@ -24,6 +24,10 @@ from training.fit import Settings, count, fit
 from training.train import Candidate, train
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# as on a user's machine, whatever is set where the tests run
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 SMALL = Settings(ngram_max=2)
 
 

@@ -45,8 +45,9 @@ def test_every_make_variable_is_in_the_readme(variable: str) -> None:
 def test_every_mlproject_parameter_is_in_the_readme(entry: str, parameter: str) -> None:
     section = README.split("## MLproject entry points")[1].split("\n## ")[0]
     (row,) = [line for line in section.splitlines() if line.startswith(f"| `{entry}` |")]
-    default = ENTRY_POINTS[entry]["parameters"][parameter]["default"]
-    assert f"`{parameter}={default}`" in row, f"README.md does not say {entry} {parameter}={default}"
+    default = ENTRY_POINTS[entry]["parameters"][parameter].get("default")
+    said = parameter if default is None else f"{parameter}={default}"
+    assert f"`{said}`" in row, f"README.md does not say {entry} {said}"
 
 
 def test_the_request_forms_of_the_readme_are_answered(project: Project) -> None:

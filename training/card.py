@@ -46,7 +46,7 @@ def model_card(
         table.append(f"| {metric} | {' | '.join('–' if c is None else f'{c:.4f}' for c in cells)} |")
     positive = strongest[strongest["contribution"] > 0]["ngram"].head(10)
     negative = strongest[strongest["contribution"] < 0]["ngram"].tail(10).iloc[::-1]
-    counts = ", ".join(f"{n:,} from {name}" for name, n in summary["sources"].items())
+    counts = ", ".join(f"{n:,} from {name}" for name, n in list(summary["sources"].items())[:10])
     return "\n".join(
         [
             "# SentimentClassifier",

@@ -1,4 +1,4 @@
-"""Entry point ``evaluate``: judge any registered version on any labelled CSV."""
+"""Entry point ``evaluate``: judge any registered version on any labelled reviews."""
 
 import tempfile
 from pathlib import Path
@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from scipy.special import logit
 
 from data.ingest import FOLDER
-from data.options import Command, source_option
+from data.options import Command
 from data.sources import locate, read
 from data.table import build, row_hash
 from registry.store import connect
@@ -66,6 +66,10 @@ def evaluate(version: Version, table: pd.DataFrame) -> dict[str, float]:
     margin = logit(answers["confidence"].clip(0.5, 1 - 1e-15))
     signed = np.where(answers["sentiment"] == "positive", margin, -margin)
     judged = rows.assign(log_odds=signed)[~failed.to_numpy()]
+    if judged.empty:
+        raise TrainingError(
+            f"version {version.number} answered none of the {len(rows)} rows: nothing can be judged"
+        )
     scores = scores_by_source(judged)
     mlflow.log_metrics(scores | {"rows": len(judged), "rows_left_out": int(seen.sum() + failed.sum())})
     mlflow.set_tags({"version": version.number})
@@ -91,9 +95,13 @@ def trained_on(version: Version) -> pd.Series:
             return pd.Series([], dtype=str)
 
 
-@click.command(cls=Command, help="Judge a registered version on a labelled CSV.")
+@click.command(cls=Command, help="Judge a registered version on labelled reviews that it was not trained on.")
 @click.option("--version", default="Production", show_default=True, help="Number, Production or latest.")
-@source_option
+@click.option(
+    "--source",
+    required=True,
+    help="Labelled reviews: a CSV, aclimdb, an aclImdb .tar.gz, or package.",
+)
 def main(version: str, source: str) -> None:
     """Run the entry point."""
     client = connect()

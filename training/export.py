@@ -99,14 +99,20 @@ def write_scorer(pipeline: Pipeline, folder: Path, check_on: pd.Series) -> Ngram
 
 def log_model(scorer_folder: Path, params: dict[str, Any], metadata: dict[str, Any]) -> ModelInfo:
     """Log the artifact to the active run as the model named ``model``."""
-    return Model.log(
-        artifact_path=None,
-        name="model",
-        flavor=sys.modules[__name__],
-        params=params,
-        metadata=metadata,
-        scorer_folder=scorer_folder,
-    )
+    # MLflow tries the model before it uploads the folder: bytecode left there would carry paths and
+    # times of this machine
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        return Model.log(
+            artifact_path=None,
+            name="model",
+            flavor=sys.modules[__name__],
+            params=params,
+            metadata=metadata,
+            scorer_folder=scorer_folder,
+        )
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def save_model(path: str, mlflow_model: Model, scorer_folder: Path) -> None:

@@ -1,5 +1,7 @@
 """Fitting: cross-validation and calibration, the held-out judgement, the refit on all rows."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import joblib
@@ -69,12 +71,19 @@ def count(table: pd.DataFrame, settings: Settings) -> tuple[CountVectorizer, sp.
                     "give more rows (limit) or another test_size"
                 )
     counter = ngram_counter(settings.ngram_max, settings.min_df)
+    with _too_rare(settings):
+        return counter, counter.fit_transform(
+            tqdm(table["review"], desc="n-grams", unit=" reviews", disable=None)
+        )
+
+
+@contextmanager
+def _too_rare(settings: Settings) -> Iterator[None]:
     try:
-        reviews = tqdm(table["review"], desc="n-grams", unit=" reviews", disable=None)
-        return counter, counter.fit_transform(reviews)
+        yield
     except ValueError as error:
         raise TrainingError(
-            f"no n-gram stands in min_df={settings.min_df} of {len(table)} reviews ({error}); lower min_df"
+            f"no n-gram stands in min_df={settings.min_df} reviews of every part of the data ({error}); lower min_df"
         ) from None
 
 
@@ -111,7 +120,7 @@ def fit(table: pd.DataFrame, counter: CountVectorizer, counts: sp.csr_matrix, se
     )
     counts_train = counts[train]
     # liblinear gives up the interpreter lock, so threads use every core and share the matrix
-    with joblib.parallel_config(backend="threading", n_jobs=-1):
+    with joblib.parallel_config(backend="threading", n_jobs=-1), _too_rare(settings):
         scores = cross_val_predict(
             linear,
             counts_train,

@@ -131,7 +131,7 @@ def judge(
         worse, numbers_of_test, line = _compare(pairs, champion_version)
         numbers |= numbers_of_test
         (failures if worse else notes).append(line)
-    return Verdict(not failures, champion_version, failures + notes, numbers)
+    return Verdict(not failures, champion_version, failures or notes[::-1], numbers)
 
 
 def _pairs(candidate: pd.DataFrame, champion: pd.DataFrame) -> pd.DataFrame:

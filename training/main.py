@@ -4,11 +4,12 @@ from typing import Any
 
 import click
 
-from data.ingest import TABLE, ingest, log_summary
+from data.errors import DataError
+from data.ingest import TABLE, ingest, log_summary, read_summary
 from data.options import Command, source_option, test_size_option
 from data.table import read_table
 from registry.store import connect
-from training.errors import GateRefused
+from training.errors import GateRefused, TrainingError
 from training.fit import Settings
 from training.options import limit_option, register_option, settings_options
 from training.promote import promote as promote_version
@@ -32,7 +33,7 @@ from training.train import pick, register_candidate, train
 def main(source: str, test_size: float, limit: int, register: str, promote: str, **settings: Any) -> None:
     """Run the entry point."""
     if register == "no" and promote == "always":
-        raise click.UsageError("promote=always needs register=yes: only a registered version can be promoted")
+        raise TrainingError("promote=always needs register=yes: only a registered version can be promoted")
     chosen = Settings(**settings)
     client = connect()
     with run("sentiment"):
@@ -40,6 +41,8 @@ def main(source: str, test_size: float, limit: int, register: str, promote: str,
             summary = ingest(source, test_size)
             log_summary(summary)
         table = pick(read_table(TABLE), limit, chosen.seed)
+        if read_summary(TABLE) != summary:
+            raise DataError(f"{TABLE} was written anew meanwhile; run again")
         candidate = train(table, summary, chosen)
         version = register_candidate(candidate) if register == "yes" else None
         if version and promote != "never":
@@ -48,10 +51,6 @@ def main(source: str, test_size: float, limit: int, register: str, promote: str,
                     promote_version(client, version, force=promote == "always")
                 except GateRefused as refused:
                     click.echo(f"NOT PROMOTED: {refused.message}", err=True)
-    click.echo(
-        "held out: "
-        + ", ".join(f"{name} {candidate.scores[name]:.4f}" for name in ("accuracy", "f1", "roc_auc", "ece"))
-    )
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--C",
             "C",
-            type=Number(float, 0, exclusive=True),
+            type=Number(float, 1e-6, 1e6),
             default=default.C,
             show_default=True,
             help="Inverse strength of the classifier's regularisation.",

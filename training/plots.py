@@ -27,8 +27,17 @@ def judgement_plots(rows: pd.DataFrame) -> dict[str, Figure]:
 
     confusion, ax = _figure("Confusion matrix")
     ConfusionMatrixDisplay.from_predictions(
-        y, probability >= 0.5, display_labels=["negative", "positive"], ax=ax, cmap="Greens", colorbar=False
+        y,
+        probability >= 0.5,
+        labels=[False, True],
+        display_labels=["negative", "positive"],
+        ax=ax,
+        cmap="Greens",
+        colorbar=False,
     )
+    plots = {"confusion_matrix": confusion, "confidence_histogram": _confidences(y, probability)}
+    if y.all() or not y.any():
+        return plots  # the curves need both classes
     roc, ax = _figure("ROC curve")
     RocCurveDisplay.from_predictions(y, probability, ax=ax, name=name, plot_chance_level=True)
     precision_recall, ax = _figure("Precision and recall")
@@ -36,13 +45,8 @@ def judgement_plots(rows: pd.DataFrame) -> dict[str, Figure]:
     calibration, ax = _figure("Calibration curve")
     CalibrationDisplay.from_predictions(y, probability, n_bins=ECE_BINS, ax=ax, name=name)
     ax.set(xlabel="Predicted probability of positive", ylabel="Share that is positive")
-    return {
-        "confusion_matrix": confusion,
-        "roc_curve": roc,
-        "precision_recall_curve": precision_recall,
-        "calibration_curve": calibration,
-        "confidence_histogram": _confidences(y, probability),
-    }
+    curves = {"roc_curve": roc, "precision_recall_curve": precision_recall, "calibration_curve": calibration}
+    return plots | curves
 
 
 def _confidences(y: np.ndarray, probability: np.ndarray) -> Figure:

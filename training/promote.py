@@ -10,7 +10,7 @@ from mlflow.tracking import MlflowClient
 
 from data.options import Command
 from registry import stages
-from registry.stages import ProductionChangedError
+from registry.stages import ROLLED_BACK, ProductionChangedError
 from registry.store import MODEL_NAME, connect
 from registry.versions import Version, check_examples, fetch, find, in_production
 from training.errors import GateRefused
@@ -31,8 +31,6 @@ def promote(client: MlflowClient, version: str | int, force: bool = False) -> Ve
     force : bool
         Promote although the gate refuses, or although the version was rolled back. A version whose
         files were changed or that does not give its own example answers is never promoted.
-    floors : Floors
-
     Returns
     -------
     Verdict or None
@@ -53,20 +51,21 @@ def promote(client: MlflowClient, version: str | int, force: bool = False) -> Ve
         champion = serving[0] if serving else None
         if champion and champion.number == candidate.number:
             # only repairs what an interrupted promotion left undone: alias, audit trail
-            reason = f"completed after an interruption, gate {candidate.tags.get('gate', 'unknown')}"
-            stages.promote(client, candidate.number, candidate.number, reason, force=True)
+            stages.promote(client, candidate.number, candidate.number, "", force=True)
             click.echo(f"nothing to do: {MODEL_NAME} version {candidate.number} is in Production")
             return None
         verdict = gate(candidate, champion)
         click.echo(f"version {candidate.number}: {verdict}")
         record(client, candidate, verdict, force)
         if not verdict.passed and not force:
+            stays = f"version {champion.number} stays" if champion else "no version is"
             raise GateRefused(
-                f"version {candidate.number} was not promoted: {verdict}. "
-                f"Version {champion.number if champion else 'none'} stays in Production; "
+                f"version {candidate.number} was not promoted, {stays} in Production; "
                 f"'make promote VERSION={candidate.number} FORCE=1' passes the gate by"
             )
-        reason = str(verdict) if verdict.passed else f"FORCED past {verdict}"
+        reason = str(verdict)
+        if force:
+            reason = f"FORCED{' though rolled back before' * (ROLLED_BACK in candidate.tags)}, {verdict}"
         try:
             stages.promote(client, candidate.number, champion.number if champion else None, reason, force)
         except ProductionChangedError:
@@ -102,7 +101,7 @@ def gate(candidate: Version, champion: Version | None) -> Verdict:
 
 def record(client: MlflowClient, candidate: Version, verdict: Verdict, forced: bool) -> None:
     """Log the verdict to the run of the version, and tag it on the version."""
-    word = "passed" if verdict.passed else "forced" if forced else "refused"
+    word = "forced" if forced else "passed" if verdict.passed else "refused"
     client.set_model_version_tag(MODEL_NAME, str(candidate.number), "gate", word)
     client.set_model_version_tag(MODEL_NAME, str(candidate.number), "gate_verdict", verdict.to_json())
     if candidate.run_id:

@@ -29,7 +29,11 @@ def run(name: str) -> Iterator[None]:
             )
         # else the UI takes the experiment for one of generative AI, and hides what matters here
         mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")
-        yield
+        try:
+            yield
+        except KeyboardInterrupt:
+            mlflow.end_run("KILLED")
+            raise
 
 
 @contextmanager

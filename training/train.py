@@ -111,6 +111,8 @@ def train(table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> C
     commit = mlflow.get_run(run_id).data.tags.get("mlflow.source.git.commit")
     if commit:
         tags["git_commit"] = commit
+    shown = ", ".join(f"{name} {value}" for name, value in tags.items() if name in scores)
+    click.echo(f"held out: {shown}")
     return Candidate(f"models:/{info.model_id}", run_id, tags, card, scores)
 
 

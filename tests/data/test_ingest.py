@@ -1,5 +1,6 @@
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,11 @@ from data import ingest as module
 from data.errors import DataError
 from data.ingest import ingest, read_summary, rejects_path, summary_path
 from data.table import read_table
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_cell_of_the_rejects_is_a_formula(start: str) -> None:
+    assert module._inert([f"{start}1+1", "fine"]) == [f"'{start}1+1", "fine"]
 
 
 @pytest.fixture
@@ -77,6 +83,53 @@ def test_a_failed_ingest_leaves_the_old_table(
         ingest(str(source), 0.1, out)
     assert out.read_bytes() == before
     assert not list(tmp_path.glob(".*part"))
+
+
+def test_a_write_that_breaks_off_leaves_the_old_table(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "imdb.csv"
+    first = ingest(str(source), 0.1, out)
+
+    def full(path: Path, *_: object) -> None:
+        path.write_text("half a ta")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(module, "_write_csv", full)
+        with pytest.raises(OSError, match="No space left"):
+            ingest(str(source), 0.3, out)
+    monkeypatch.undo()
+    assert not list(tmp_path.glob(".*part"))
+    assert ingest(str(source), 0.1, out)["rows"] == first["rows"] == len(read_table(out))
+
+
+@pytest.mark.parametrize("name", ["imdb.rejects.csv", "imdb.summary.json", "imdb.csv"])
+def test_no_output_is_taken_for_a_source_and_no_file_of_the_user_for_an_output(
+    source: Path, tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / "imdb.csv"
+    mine = out.with_name(name)
+    mine.write_text("mine\n")
+    with pytest.raises(DataError, match="is your own"):
+        ingest(str(source), 0.1, out)
+    assert mine.read_text() == "mine\n"
+    mine.unlink()
+    ingest(str(source), 0.1, out)
+    before = mine.read_bytes()
+    with pytest.raises(DataError, match="is a file that ingest writes itself"):
+        ingest(str(mine), 0.1, out)
+    assert mine.read_bytes() == before
+
+
+def test_two_ingests_at_once_leave_one_whole_table(source: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.csv"
+    other.write_text("review,sentiment\n" + "".join(f"film {i},{i % 2}\n" for i in range(60)))
+    out = tmp_path / "imdb.csv"
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda path: ingest(str(path), 0.1, out), [source, other] * 4))
+    assert len(read_table(out)) == read_summary(out)["rows"]
+    assert len(read_table(out)) in (60, 100)
 
 
 def test_a_file_of_the_users_own_is_never_overwritten(source: Path, tmp_path: Path) -> None:

@@ -63,6 +63,17 @@ def test_csv_reads_what_spreadsheets_write(tmp_path: Path, content: bytes, revie
     assert read_all(csv_file(tmp_path, content)) == [(review, "positive", "")]
 
 
+@pytest.mark.parametrize("fault", [b"\n", b"\x3d\xd8"], ids=["odd byte at the end", "lone surrogate"])
+def test_a_wrong_byte_in_utf_16_costs_one_row(tmp_path: Path, fault: bytes) -> None:
+    good = "".join(f"film number {i},positive\nbad film number {i},negative\n" for i in range(1000))
+    content = f"review,sentiment\n{good}".encode("utf-16")
+    middle = len(content) // 2 // 2 * 2
+    broken = content + fault if fault == b"\n" else content[:middle] + fault + content[middle:]
+    found = build(read_csv(csv_file(tmp_path, broken), "csv"), 0.1, "reviews.csv")
+    assert len(found.table) >= 1999
+    assert len(found.rejects) == 1
+
+
 def test_broken_rows_are_named_by_line_and_the_others_kept(tmp_path: Path) -> None:
     good = "".join(f"a good film number {i},positive\na bad film number {i},negative\n" for i in range(100))
     content = (
@@ -78,10 +89,10 @@ def test_broken_rows_are_named_by_line_and_the_others_kept(tmp_path: Path) -> No
     found = build(read_csv(csv_file(tmp_path, content), "csv"), 0.1, "reviews.csv")
     assert len(found.table) == 201
     rejects = dict(zip(found.rejects["where"], found.rejects["reason"], strict=True))
-    assert rejects["line 202"] == "not valid UTF-8"
+    assert rejects["line 202"] == "not valid UTF-8; save the file as UTF-8"
     assert rejects["line 203"] == "1 fields, expected 2"
     assert rejects["line 204"].startswith("broken quoting")
-    assert rejects["line 205"] == "sentiment is 'neutral'; expected 'positive' or 'negative'"
+    assert rejects["line 205"] == "sentiment is 'neutral'; expected 'positive' or 'negative' (pos, neg, 1, 0)"
     assert rejects["line 206"] == "review is empty"
     assert len(rejects) == 5
 
@@ -216,5 +227,5 @@ def test_the_official_archive_is_pinned(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_a_missing_file_is_named_with_what_is_allowed(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no such file .*give 'package', 'aclimdb', or the path"):
+    with pytest.raises(DataError, match=r"no such file; give 'package', 'aclimdb', or the path"):
         locate(str(tmp_path / "nothing.csv"), tmp_path)

@@ -38,7 +38,8 @@ def test_the_life_of_a_service(project: Project) -> None:
     assert versions(project) == {1: "Production", 2: "None"}
 
     refused = project.make("promote", "VERSION=2", code=2)
-    assert "version 2 was not promoted: gate refused: " in refused
+    assert "version 2: gate refused: " in refused
+    assert "version 2 was not promoted, version 1 stays in Production" in refused
     assert "significantly worse than version 1" in refused
     assert versions(project) == {1: "Production", 2: "None"}
 
@@ -55,7 +56,7 @@ def test_the_life_of_a_service(project: Project) -> None:
     told = project.make("history")
     lines = [line for line in told.splitlines() if "promote " in line or "rollback " in line]
     assert len(lines) == 3
-    assert "FORCED past gate refused" in lines[1]
+    assert "FORCED, gate refused" in lines[1]
     assert "the 'gate' was right" in lines[2]
     assert "rolled back" in told
 
@@ -94,7 +95,7 @@ def test_evaluate_leaves_out_what_the_version_was_trained_on(project: Project, t
 
 def test_a_wrong_parameter_makes_mlflow_run_fail(project: Project) -> None:
     told = project.run("mlflow", "run", ".", "--env-manager", "local", "-P", "C=none", code=1)
-    assert "'none' is not allowed; expected a number above 0" in told
+    assert "'none' is not allowed; expected a number from 1e-06" in told
 
 
 def test_make_alone_lists_the_targets(project: Project) -> None:
@@ -165,5 +166,5 @@ def test_ctrl_c_ends_a_run_cleanly(tmp_path: Path) -> None:
     assert "Aborted!" in rest
     assert "Traceback" not in rest
     (run,) = project.client().search_runs(["0"])
-    assert run.info.status in {"FAILED", "KILLED"}
+    assert run.info.status == "KILLED"
     assert versions(project) == {}

@@ -135,15 +135,20 @@ def test_the_end_of_make_run_asks_and_stops(project: Project) -> None:
     assert "is in Production. Next:" in told
 
 
-def test_changed_files_are_not_served(project: Project) -> None:
+def test_changed_files_are_neither_served_nor_judged_nor_promoted(project: Project, tmp_path: Path) -> None:
+    csv = tmp_path / "mine.csv"
+    csv.write_text("text,label\na film,1\nanother film,0\n")
     client = project.client()
     serving = client.get_model_version_by_alias("SentimentClassifier", "production").version
     entry = Path(client.get_model_version_download_uri("SentimentClassifier", str(serving)), "entry.py")
     before = entry.read_text()
     try:
         entry.write_text("open('canary', 'w')\n" + before)
-        told = project.run("python", "-m", "inference.smoke", code=1)
-        assert "is not what was registered" in told
+        for module in ("inference.smoke", "inference.serve", "training.promote", "training.evaluate"):
+            options = ["--version", str(serving)] if module.startswith("training") else []
+            options += ["--source", str(csv)] if module == "training.evaluate" else []
+            told = project.run("python", "-m", module, *options, code=1)
+            assert "is not what was registered" in told, module
         assert not (project.folder / "canary").exists()
     finally:
         entry.write_text(before)

@@ -1,6 +1,9 @@
+import os
+import py_compile
 import shutil
 from pathlib import Path
 
+import mlflow
 import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
@@ -18,7 +21,7 @@ def version(store: MlflowClient, candidate: Candidate) -> Version:
 
 def files(store: MlflowClient, version: Version) -> Path:
     """The folder where the artifact store keeps the version."""
-    return Path(store.get_model_version_download_uri(MODEL_NAME, str(version.number)))
+    return Path(str(store.get_model_version_download_uri(MODEL_NAME, str(version.number))))
 
 
 def test_a_version_carries_everything_from_its_first_moment(store: MlflowClient, version: Version) -> None:
@@ -39,14 +42,33 @@ def test_an_untouched_version_is_fetched_and_answers(version: Version, tmp_path:
     assert answers["error"].tolist()[1].startswith("row 1: text is 'none'")
 
 
-def test_a_load_by_mlflow_does_not_change_the_digest(
+def test_a_load_in_place_does_not_change_the_digest(
     store: MlflowClient, version: Version, tmp_path: Path
 ) -> None:
-    import mlflow
-
+    folder = files(store, version)
+    assert not list(folder.rglob("__pycache__")), "no bytecode is logged"
     mlflow.pyfunc.load_model(f"models:/{MODEL_NAME}/{version.number}")
-    assert (files(store, version) / "registered_model_meta").exists()
+    assert (folder / "registered_model_meta").exists()
+    assert list(folder.rglob("__pycache__")), "the load left bytecode in the store"
     fetch(version, tmp_path / "copy")
+    shutil.rmtree(folder / "__pycache__")
+    fetch(version, tmp_path / "another")
+
+
+def test_forged_bytecode_never_runs(store: MlflowClient, version: Version, tmp_path: Path) -> None:
+    folder = files(store, version)
+    canary = tmp_path / "canary"
+    source = folder / "code" / "sentiment_model" / "contract.py"
+    before = source.read_text()
+    stat = source.stat()
+    source.write_text(f"__import__('pathlib').Path({str(canary)!r}).touch()\n" + before)
+    assert py_compile.compile(str(source), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    source.write_text(before)
+    os.utime(source, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    check_examples(fetch(version, tmp_path / "copy"))
+    assert not canary.exists()
+    mlflow.pyfunc.load_model(str(folder))
+    assert canary.exists(), "loaded in place it would have run"
 
 
 def test_one_flipped_bit_in_any_file_is_refused(

@@ -62,6 +62,30 @@ def test_calibration_makes_confidence_honest(reviews: pd.DataFrame, fitted) -> N
     assert scores_by_source(train)["ece"] < 0.06
 
 
+def test_calibration_is_learnt_out_of_fold_and_applied(reviews: pd.DataFrame, fitted) -> None:
+    y = reviews["sentiment"] == "positive"
+    train = reviews["split"] == "train"
+    # a line fitted on scores of rows that the model has seen would leave these overconfident
+    again = LogisticRegression(C=np.inf).fit(fitted.cross_validated[:, np.newaxis], y[train])
+    assert again.coef_[0, 0] == pytest.approx(1, abs=0.01)
+    assert again.intercept_[0] == pytest.approx(0, abs=0.01)
+
+    def line(rows: pd.Series, calibrated: np.ndarray, on: pd.Series) -> np.ndarray:
+        raw = make_pipeline(
+            ngram_counter(SMALL.ngram_max, SMALL.min_df),
+            TfidfTransformer(),
+            LogCountRatio(),
+            LogisticRegression(C=SMALL.C, solver="liblinear", random_state=SMALL.seed),
+        ).fit(reviews["review"][rows], y[rows])
+        return np.polyfit(raw.decision_function(on), calibrated, 1)
+
+    every = pd.Series(True, index=reviews.index)
+    registered = line(every, fitted.pipeline.decision_function(reviews["review"]), reviews["review"])
+    judged = line(train, fitted.held_out, reviews["review"][~train])
+    np.testing.assert_allclose(registered, judged, atol=1e-6)
+    assert abs(registered[0] - 1) > 0.1, "the line does change the scores"
+
+
 def test_too_little_data_is_one_clear_message(reviews: pd.DataFrame) -> None:
     with pytest.raises(TrainingError, match=r"the train split has \d positive rows, at least 5 are needed"):
         count(reviews[reviews["split"] == "train"].head(6), SMALL)
