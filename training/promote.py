@@ -31,6 +31,7 @@ def promote(client: MlflowClient, version: str | int, force: bool = False) -> Ve
     force : bool
         Promote although the gate refuses, or although the version was rolled back. A version whose
         files were changed or that does not give its own example answers is never promoted.
+
     Returns
     -------
     Verdict or None
