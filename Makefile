@@ -36,7 +36,7 @@ run: env ## data, train, gate, register, promote, and one real answer over HTTP 
 	python -m inference.smoke
 
 test: env ## all tests that need no container
-	python -m pytest -n 2 --dist loadfile $(ARGS)
+	python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: env ## ruff (lint, format) and mypy
 	ruff check .

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -28,6 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # as on a user's machine, whatever is set where the tests run
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# a shell starts background jobs with SIGINT ignored, and so would be every process that a test starts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 SMALL = Settings(ngram_max=2)
 
 
@@ -157,6 +160,18 @@ class Project:
     def make(self, *arguments: str, code: int = 0, timeout: float = 300) -> str:
         """Run make with the environment that the tests run in."""
         return self.run("make", "--no-print-directory", *arguments, code=code, timeout=timeout)
+
+    def start(self, *command: str) -> "subprocess.Popen[str]":
+        """Start a command in a process group of its own, its output to be read line by line."""
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
 
     def client(self) -> MlflowClient:
         """A client of this copy's store."""

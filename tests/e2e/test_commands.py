@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -115,15 +114,7 @@ def test_a_run_killed_near_registration_leaves_whole_versions(
     project = copy_project(tmp_path / "project")
     all_reviews.sample(2500, random_state=0).to_csv(project.folder / "some.csv", index=False)
     command = ["python", "-u", "-m", "training.main", "--source", "some.csv", "--ngram-max", "1"]
-    with subprocess.Popen(
-        command,
-        cwd=project.folder,
-        env=project.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as running:
+    with project.start(*command) as running:
         assert running.stdout is not None
         for line in running.stdout:
             if line.startswith(after):
@@ -145,15 +136,7 @@ def test_a_run_killed_near_registration_leaves_whole_versions(
 
 def test_ctrl_c_ends_a_run_cleanly(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "project")
-    with subprocess.Popen(
-        ["python", "-u", "-m", "training.main", "--limit", "2500"],
-        cwd=project.folder,
-        env=project.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as running:
+    with project.start("python", "-u", "-m", "training.main", "--limit", "2500") as running:
         assert running.stdout is not None
         for line in running.stdout:
             if line.startswith("features: "):
