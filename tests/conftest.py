@@ -144,18 +144,15 @@ class Project:
 
     def run(self, *command: str, code: int | None = 0, timeout: float = 300) -> str:
         """Run a command to its end, check its exit code, and return all that it printed."""
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=timeout,
-        )
+        with self.start(*command) as running:
+            try:
+                told, _ = running.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                os.killpg(running.pid, signal.SIGKILL)
+                raise
         if code is not None:
-            assert done.returncode == code, done.stdout
-        return done.stdout
+            assert running.returncode == code, told
+        return told
 
     def make(self, *arguments: str, code: int = 0, timeout: float = 300) -> str:
         """Run make with the environment that the tests run in."""
