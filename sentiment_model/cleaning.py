@@ -6,7 +6,8 @@ import unicodedata
 
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
-_TOKEN = re.compile(r"\w+|[^\w\s\x00-\x1f\x7f]")
+WORD, MARK = r"\w", r"[^\w\s\x00-\x1f\x7f]"  # character classes: of words, and of marks that stand alone
+_TOKEN = re.compile(f"{WORD}+|{MARK}")
 
 
 def clean(text: str) -> str:

@@ -1,18 +1,42 @@
 """What a request row may be, and what an answer row looks like."""
 
 import math
-from typing import TypedDict
+from typing import Any, NotRequired, TypedDict
+
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+
+from .ngrams import Explanation
 
 TEXT = "text"
+EXPLAIN_MOST = 100
 NOT_A_TEXT = frozenset({"", "none", "nan", "null"})
 
 
 class Answer(TypedDict):
-    """One row of a response. All three fields are always there."""
+    """One row of a response. Three fields are always there, the last one if explanations were asked for."""
 
     sentiment: str | None
     confidence: float | None
     error: str | None
+    explanation: NotRequired[Explanation | None]
+
+
+def explanations_asked(params: dict[str, Any] | None) -> int:
+    """Return the param ``explain`` of a request, 0 if it was not given.
+
+    Raises
+    ------
+    MlflowException
+        If it is not between 0 and 100.
+    """
+    asked = (params or {}).get("explain", 0)
+    if asked is None or not 0 <= asked <= EXPLAIN_MOST:
+        raise MlflowException(
+            f"params: explain is {'null' if asked is None else asked}; send a whole number from 0 (no explanation) to {EXPLAIN_MOST}",
+            error_code=INVALID_PARAMETER_VALUE,
+        )
+    return int(asked)
 
 
 def row_error(value: object, row: int) -> str | None:

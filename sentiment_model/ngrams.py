@@ -1,13 +1,21 @@
-"""N-grams of words and punctuation, and the table-driven linear scorer over them."""
+"""N-grams of words and punctuation, and the compiled linear scorer over them."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .cleaning import tokenize
+from .cleaning import MARK, WORD, clean, tokenize
+from .compiled import kernels
 
 TABLE = "ngrams.parquet"
 SETTINGS = "settings.json"
@@ -28,60 +36,160 @@ def ngrams(text: str, ngram_max: int) -> list[str]:
     return found
 
 
-class NgramScorer:
-    r"""TF-IDF and logistic regression over distinct n-grams, read from a plain table.
+@dataclass(frozen=True)
+class Settings:
+    r"""What a scorer needs beside its table.
 
-    For the distinct n-grams :math:`g` of a text that stand in the table, the calibrated log-odds of
-    *positive* are :math:`b + \sum_g \mathrm{idf}_g w_g \,/\, \sqrt{\sum_g \mathrm{idf}_g^2}`: binary term
-    frequency, inverse document frequency, Euclidean norm and a linear classifier in one sum. It
-    equals the fitted scikit-learn pipeline. A text without a known n-gram has the log-odds :math:`b`.
+    A text with the linear score :math:`s` and :math:`k` known n-grams has the log-odds
+    ``intercept + slope * s + slope_log_ngrams * s * log(1 + k)``.
+
+    Attributes
+    ----------
+    ngram_max : int
+    bias : float
+        Of the linear score.
+    intercept, slope, slope_log_ngrams : float
+        Calibration.
+    """
+
+    ngram_max: int
+    bias: float = 0.0
+    intercept: float = 0.0
+    slope: float = 1.0
+    slope_log_ngrams: float = 0.0
+
+
+class Contribution(TypedDict):
+    """What one n-gram adds to the log-odds of *positive*."""
+
+    ngram: str
+    contribution: float
+
+
+class Explanation(TypedDict):
+    """The log-odds of *positive* as a sum: ``bias``, the strongest ``ngrams``, the ``rest`` of them."""
+
+    log_odds: float
+    bias: float
+    rest: float
+    ngrams: list[Contribution]
+
+
+class NgramScorer:
+    r"""TF-IDF, logistic regression and calibration over distinct n-grams, read from a plain table.
+
+    For the distinct n-grams :math:`g` of a text that stand in the table, the linear score is
+    :math:`s = b + \sum_g \mathrm{idf}_g w_g \,/\, \sqrt{\sum_g \mathrm{idf}_g^2}`: binary term frequency,
+    inverse document frequency, Euclidean norm and a linear classifier in one sum. It equals the
+    fitted scikit-learn pipeline. Scoring holds no lock and changes nothing: threads may share a scorer.
 
     Parameters
     ----------
     terms : sequence of str, length n_terms
+        Sorted. The prefix and the last word of each n-gram are n-grams of the table too.
     idf, weight : ndarray of shape (n_terms,)
-        Inverse document frequency, and coefficient after log-count ratio and calibration.
-    intercept : float
-    ngram_max : int
+        Inverse document frequency, and coefficient times log-count ratio.
+    settings : Settings
+
+    Raises
+    ------
+    ValueError
+        If a prefix or a last word is missing, or an n-gram stands in the table twice.
     """
 
     def __init__(
-        self,
-        terms: Sequence[str],
-        idf: np.ndarray,
-        weight: np.ndarray,
-        intercept: float,
-        ngram_max: int,
+        self, terms: Sequence[str] | pa.Array, idf: np.ndarray, weight: np.ndarray, settings: Settings
     ) -> None:
-        self._index = {term: i for i, term in enumerate(terms)}
-        self._moment = idf * weight
-        self._square = idf * idf
-        self._intercept = intercept
-        self._ngram_max = ngram_max
+        table = terms if isinstance(terms, pa.Array) else pa.array(terms, pa.string())
+        _, offsets, letters = table.cast(pa.large_string()).buffers()
+        n_words = pc.sum(pc.equal(pc.count_substring(table, " "), 0)).as_py() or 0
+        self._kernels = kernels()
+        self._settings = settings
+        self._no_hits = np.empty(0, self._kernels.HIT)
+        self._model = (
+            settings.ngram_max,
+            _classes(),
+            np.empty(letters.size if letters else 0, np.uint8),
+            np.zeros(_places(n_words), self._kernels.WORD),
+            np.zeros(_places(len(table) - n_words), self._kernels.SLOT),
+        )
+        wrong = self._kernels.fill(
+            np.frombuffer(letters or b"", np.uint8),
+            np.frombuffer(offsets, np.int64, count=len(table) + 1)[1:].copy(),
+            (idf * weight).astype(np.float32),
+            (idf * idf).astype(np.float32),
+            *self._model[1:],
+        )
+        if wrong >= 0:
+            raise ValueError(
+                f"row {wrong} of the n-gram table, {table[wrong].as_py()!r}, stands there twice, "
+                "or before its prefix or without it, or without its last word"
+            )
 
     @classmethod
     def load(cls, folder: Path) -> "NgramScorer":
         """Read a scorer from the folder that training exported."""
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        settings = Settings(**json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
         table = pq.read_table(folder / TABLE)
         return cls(
-            terms=table["ngram"].to_pylist(),
+            terms=table["ngram"].combine_chunks(),
             idf=table["idf"].to_numpy(),
-            weight=table["weight"].to_numpy().astype(np.float64),
-            intercept=settings["intercept"],
-            ngram_max=settings["ngram_max"],
+            weight=table["weight"].to_numpy(),
+            settings=settings,
         )
 
     def log_odds(self, texts: Iterable[str]) -> np.ndarray:
         """Return the calibrated log-odds of *positive*, of shape (n_texts,)."""
-        return np.array([self._log_odds(text) for text in texts], dtype=np.float64)
+        return self._calibrate(*self._score(texts))
 
-    def _log_odds(self, text: str) -> float:
-        known = {
-            i for ngram in set(ngrams(text, self._ngram_max)) if (i := self._index.get(ngram)) is not None
-        }
-        if not known:
-            return self._intercept
-        # sorted: the same text gives the same bits, whatever the order of a set
-        rows = np.fromiter(sorted(known), dtype=np.intp, count=len(known))
-        return self._intercept + self._moment[rows].sum() / np.sqrt(self._square[rows].sum())
+    def explain(self, text: str, most: int) -> Explanation:
+        """Return the log-odds of a text as a sum, with the ``most`` n-grams that moved it most, strongest first."""
+        _, known = self._score([text])
+        hits = np.empty(int(known[0]), self._kernels.HIT)
+        scores, _ = self._score([text], hits)
+        log_odds = float(self._calibrate(scores, known)[0])
+        bias = float(self._calibrate(np.zeros(1), known)[0])
+        slope = float(self._calibrate(np.ones(1), known)[0]) - bias
+        contributions = slope * hits["pull"] / np.sqrt(hits["square"].sum(dtype=np.float64) or 1.0)
+        tokens = tokenize(text)
+        strongest = [
+            Contribution(
+                ngram=" ".join(tokens[hits["token"][i] : hits["token"][i] + hits["order"][i]]),
+                contribution=float(contributions[i]),
+            )
+            for i in np.argsort(-np.abs(contributions), kind="stable")[:most]
+        ]
+        rest = log_odds - bias - sum(one["contribution"] for one in strongest)
+        return {"log_odds": log_odds, "bias": bias, "rest": rest, "ngrams": strongest}
+
+    def _score(self, texts: Iterable[str], hits: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the sum over the n-grams of each text, and how many are known; fill ``hits`` with the last one's."""
+        # a lone surrogate is as little a letter here as in the patterns of cleaning
+        encoded = [clean(text).encode("utf-8", "surrogatepass") for text in texts]
+        ends = np.fromiter(accumulate(map(len, encoded)), np.int64, len(encoded))
+        scores, known = np.empty(len(encoded)), np.empty(len(encoded))
+        hits = self._no_hits if hits is None else hits
+        self._kernels.score(
+            np.frombuffer(b"".join(encoded), np.uint8), ends, *self._model, hits, scores, known
+        )
+        return scores, known
+
+    def _calibrate(self, scores: np.ndarray, known: np.ndarray) -> np.ndarray:
+        to = self._settings
+        return to.intercept + (to.bias + scores) * (to.slope + to.slope_log_ngrams * np.log1p(known))
+
+
+def _places(entries: int) -> int:
+    """Return the length of a table for open addressing: a power of two, at least twice the entries."""
+    return 1 << max(2 * entries - 1, 1).bit_length()
+
+
+@cache
+def _classes() -> np.ndarray:
+    """Return for each Unicode code point whether a word, a mark or nothing of a token holds it."""
+    every = np.arange(0x110000, dtype="<u4").tobytes().decode("utf-32-le", "surrogatepass")
+    classes = np.zeros(len(every), np.uint8)
+    for pattern, kind in ((WORD, kernels().LETTER), (MARK, kernels().MARK)):
+        for run in re.finditer(f"{pattern}+", every):
+            classes[run.start() : run.end()] = kind
+    return classes

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from .contract import TEXT, Answer, answer, refusal, row_error
+from .contract import TEXT, Answer, answer, explanations_asked, refusal, row_error
 from .ngrams import NgramScorer
 
 
@@ -32,16 +32,29 @@ class SentimentModel(PythonModel):
         model_input : DataFrame
             One column, ``text``.
         params : dict, optional
-            None are defined yet.
+            ``explain``: how many of the n-grams that moved the score most each answer lists, under
+            ``explanation``. 0, the default, adds nothing.
+
+        Raises
+        ------
+        MlflowException
+            If ``explain`` is out of its range. The server answers it with status 400.
 
         Returns
         -------
         list of dict, length n_rows
             A list and not a DataFrame: MLflow writes a null in a DataFrame as ``NaN``, which is not JSON.
         """
+        most = explanations_asked(params)
         texts = model_input[TEXT].tolist()
         errors = [row_error(text, row) for row, text in enumerate(texts)]
         scores = iter(
-            self._scorer.log_odds(text for text, error in zip(texts, errors, strict=True) if error is None)
+            self._scorer.log_odds(
+                text for text, error in zip(texts, errors, strict=True) if error is None
+            ).tolist()
         )
-        return [refusal(error) if error else answer(float(next(scores))) for error in errors]
+        answers = [refusal(error) if error else answer(next(scores)) for error in errors]
+        if most:
+            for text, given in zip(texts, answers, strict=True):
+                given["explanation"] = None if given["error"] else self._scorer.explain(text, most)
+        return answers

@@ -9,19 +9,18 @@ from sklearn.pipeline import Pipeline
 def ngram_table(pipeline: Pipeline) -> pd.DataFrame:
     """Return the n-grams of a fitted pipeline with ``idf`` and ``weight``, sorted by n-gram.
 
-    ``weight`` is the coefficient times the log-count ratio: what an n-gram adds to the log-odds,
+    ``weight`` is the coefficient times the log-count ratio: what an n-gram adds to the linear score,
     times its idf, divided by the Euclidean norm of the idfs of a text.
     """
-    counter, frequent, tfidf, ratio, classifier = (step for _, step in pipeline.steps)
-    terms = counter.get_feature_names_out()[frequent.get_support()]
-    table = pd.DataFrame(
+    counter, frequent, tfidf, classifier = (step for _, step in pipeline.steps)
+    ratio, regression = (step for _, step in classifier.linear.steps)
+    return pd.DataFrame(
         {
-            "ngram": terms,
+            "ngram": counter.get_feature_names_out()[frequent.get_support()],
             "idf": tfidf.idf_,
-            "weight": (classifier.coef_[0] * ratio.log_count_ratio_).astype(np.float32),
+            "weight": (regression.coef_[0] * ratio.log_count_ratio_).astype(np.float32),
         }
     )
-    return table.sort_values("ngram", ignore_index=True)
 
 
 def strongest_ngrams(table: pd.DataFrame, each_way: int = 20) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import json
 import shutil
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from mlflow.models import Model, ModelSignature
 from mlflow.models.model import ModelInfo
-from mlflow.types import ColSpec, Schema
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from scipy.special import expit
 from sklearn.pipeline import Pipeline
 
 import sentiment_model
 from sentiment_model.contract import TEXT, answer
-from sentiment_model.ngrams import SETTINGS, TABLE, NgramScorer
+from sentiment_model.ngrams import SETTINGS, TABLE, NgramScorer, Settings
 from training.errors import TrainingError
-from training.explain import ngram_table
 
 FLAVOR_NAME = "pyfunc"  # under which MLflow lists the logged model
-SERVING_PACKAGES = ("mlflow", "numpy", "pandas", "pyarrow")
+# the last two make uvicorn faster, and free of the 44 ms that its second worker adds to each request else
+SERVING_PACKAGES = ("mlflow", "numba", "numpy", "pandas", "pyarrow", "httptools", "uvloop")
+NOT_ON_WINDOWS = {"uvloop"}
 TOLERANCE = 1e-6
 EXAMPLES = "examples.json"
 EXAMPLE_TEXTS = (
@@ -50,15 +52,18 @@ SIGNATURE = ModelSignature(
             ColSpec("string", "error", required=False),
         ]
     ),
+    params=ParamSchema([ParamSpec("explain", DataType.long, default=0)]),
 )
 
 
-def write_scorer(pipeline: Pipeline, folder: Path, check_on: pd.Series) -> NgramScorer:
+def write_scorer(pipeline: Pipeline, table: pd.DataFrame, folder: Path, check_on: pd.Series) -> NgramScorer:
     """Write the scorer of a fitted pipeline as plain data, and prove that it equals the pipeline.
 
     Parameters
     ----------
     pipeline : Pipeline
+    table : DataFrame
+        Its :func:`training.explain.ngram_table`.
     folder : Path
         Existing and empty.
     check_on : Series of str
@@ -69,8 +74,6 @@ def write_scorer(pipeline: Pipeline, folder: Path, check_on: pd.Series) -> Ngram
     TrainingError
         If the read-back scorer and the pipeline disagree.
     """
-    counter, classifier = pipeline[0], pipeline[-1]
-    table = ngram_table(pipeline)
     pq.write_table(
         pa.Table.from_pandas(table, preserve_index=False),
         folder / TABLE,
@@ -79,11 +82,16 @@ def write_scorer(pipeline: Pipeline, folder: Path, check_on: pd.Series) -> Ngram
         column_encoding={"ngram": "DELTA_BYTE_ARRAY", "weight": "BYTE_STREAM_SPLIT"},
         store_schema=False,
     )
-    settings = {
-        "intercept": float(classifier.intercept_[0]),
-        "ngram_max": counter.analyzer.keywords["ngram_max"],
-    }
-    _write_json(folder / SETTINGS, settings)
+    counter, classifier = pipeline[0], pipeline[-1]
+    calibration = classifier.calibration
+    settings = Settings(
+        ngram_max=counter.analyzer.keywords["ngram_max"],
+        bias=float(classifier.linear[-1].intercept_[0]),
+        intercept=calibration.intercept_,
+        slope=calibration.slope_,
+        slope_log_ngrams=calibration.slope_log_ngrams_,
+    )
+    _write_json(folder / SETTINGS, asdict(settings))
     scorer = NgramScorer.load(folder)
     ours = scorer.log_odds(check_on)
     gap = np.abs(expit(ours) - pipeline.predict_proba(check_on)[:, 1]).max(initial=0)
@@ -131,7 +139,7 @@ def save_model(path: str, mlflow_model: Model, scorer_folder: Path) -> None:
             artifacts={"scorer": str(scorer_folder)},
             signature=SIGNATURE,
             input_example=pd.DataFrame({TEXT: EXAMPLE_TEXTS[:2]}),
-            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in SERVING_PACKAGES],
+            pip_requirements=[_pin(name) for name in SERVING_PACKAGES],
         )
     pyfunc = mlflow_model.flavors[mlflow.pyfunc.FLAVOR_NAME]
     pyfunc["model_code_path"] = Path(pyfunc["model_code_path"]).name
@@ -139,6 +147,11 @@ def save_model(path: str, mlflow_model: Model, scorer_folder: Path) -> None:
         artifact["uri"] = artifact["path"]
     mlflow_model.artifact_path = "model"  # MLflow puts the absolute folder of the store here
     mlflow_model.save(str(Path(path, "MLmodel")))
+
+
+def _pin(package: str) -> str:
+    marker = '; sys_platform != "win32"' if package in NOT_ON_WINDOWS else ""
+    return f"{package}=={importlib.metadata.version(package)}{marker}"
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -8,17 +8,18 @@ import joblib
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from sklearn.base import clone
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from tqdm import tqdm
 
+from training.calibration import CalibratedClassifier, LengthCalibration
 from training.errors import TrainingError
-from training.features import LogCountRatio, MinDocumentFrequency, ngram_counter
+from training.features import LogCountRatio, MinDocumentFrequency, count_ngrams
 
 FOLDS = 5
+RATIO_POWER = 0.75  # chosen by cross-validation, like the defaults of Settings
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,9 @@ class Settings:
 
     ngram_max: int = 4
     min_df: int = 2
-    C: float = 100.0
+    max_features: int = 0
+    alpha: float = 0.1
+    C: float = 30.0
     seed: int = 0
 
     def as_params(self) -> dict[str, int | float]:
@@ -70,11 +73,8 @@ def count(table: pd.DataFrame, settings: Settings) -> tuple[CountVectorizer, sp.
                     f"the {split} split has {labels.get(label, 0)} {label} rows, at least {least} are needed; "
                     "give more rows (limit) or another test_size"
                 )
-    counter = ngram_counter(settings.ngram_max, settings.min_df)
     with _too_rare(settings):
-        return counter, counter.fit_transform(
-            tqdm(table["review"], desc="n-grams", unit=" reviews", disable=None)
-        )
+        return count_ngrams(table["review"].tolist(), settings.ngram_max, settings.min_df)
 
 
 @contextmanager
@@ -83,15 +83,15 @@ def _too_rare(settings: Settings) -> Iterator[None]:
         yield
     except ValueError as error:
         raise TrainingError(
-            f"no n-gram stands in min_df={settings.min_df} reviews of every part of the data ({error}); lower min_df"
+            f"no n-gram stands in min_df={settings.min_df} reviews of every part of the data, or none is left "
+            f"of max_features={settings.max_features} ({error}); lower the one or raise the other"
         ) from None
 
 
 def fit(table: pd.DataFrame, counter: CountVectorizer, counts: sp.csr_matrix, settings: Settings) -> Fit:
     """Fit, calibrate and refit.
 
-    Calibration is Platt's [1]_: a line through the cross-validated log-odds of the training rows. It
-    is folded into the coefficients of the classifier, so that ``predict_proba`` answers with it.
+    The calibration is learnt from scores of training rows by models that had not seen them.
 
     Parameters
     ----------
@@ -100,53 +100,53 @@ def fit(table: pd.DataFrame, counter: CountVectorizer, counts: sp.csr_matrix, se
     counter, counts
         What :func:`count` returned for ``table``.
     settings : Settings
-
-    References
-    ----------
-    .. [1] J. Platt, "Probabilistic Outputs for Support Vector Machines and Comparisons to Regularized
-       Likelihood Methods", 1999.
     """
     y = (table["sentiment"] == "positive").to_numpy()
-    train = (table["split"] == "train").to_numpy()
-    strata = table["sentiment"] + table["source"]
-    if strata[train].value_counts().min() < FOLDS:
-        strata = table["sentiment"]
+    train, test = (np.flatnonzero(table["split"] == split) for split in ("train", "test"))
+    strata = (table["sentiment"] + table["source"]).iloc[train]
+    if strata.value_counts().min() < FOLDS:
+        strata = table["sentiment"].iloc[train]
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=settings.seed)
-    linear = make_pipeline(
-        MinDocumentFrequency(settings.min_df),
-        TfidfTransformer(),
-        LogCountRatio(),
-        LogisticRegression(C=settings.C, solver="liblinear", random_state=settings.seed),
-    )
-    counts_train = counts[train]
-    # liblinear gives up the interpreter lock, so threads use every core and share the matrix
-    with joblib.parallel_config(backend="threading", n_jobs=-1), _too_rare(settings):
-        scores = cross_val_predict(
-            linear,
-            counts_train,
-            y[train],
-            cv=list(folds.split(counts_train, strata[train])),
-            method="decision_function",
-            n_jobs=-1,
-        )
-        line = LogisticRegression(C=np.inf).fit(scores[:, np.newaxis], y[train])
-        judged, final = joblib.Parallel(n_jobs=-1)(
-            joblib.delayed(_fit_calibrated)(linear, X, labels, line)
-            for X, labels in ((counts_train, y[train]), (counts, y))
-        )
+    splits = [(train, test)]
+    splits += [(train[rest], train[fold]) for rest, fold in folds.split(train, strata)]
+    # liblinear gives up the interpreter lock: threads use every core and share the matrix
+    work = joblib.Parallel(n_jobs=-1, backend="threading", return_as="generator")
+    tasks = [joblib.delayed(_fit)(counts, y, np.arange(len(y)), settings)]
+    tasks += [joblib.delayed(_judge)(counts, y, seen, unseen, settings) for seen, unseen in splits]
+    with _too_rare(settings):
+        final, held_out, *left_out = tqdm(work(tasks), total=len(tasks), desc="fits", disable=None)
+    scores, known = np.empty(len(y)), np.empty(len(y))
+    for (_, unseen), judged in zip(splits, (held_out, *left_out), strict=True):
+        scores[unseen], known[unseen] = judged
+    calibration = LengthCalibration().fit(scores[train], known[train], y[train])
+    log_odds = calibration.log_odds(scores, known)
     return Fit(
-        pipeline=Pipeline([("counter", counter), *final.steps]),
-        cross_validated=line.decision_function(scores[:, np.newaxis]),
-        held_out=judged.decision_function(counts[~train]),
+        pipeline=Pipeline(
+            [
+                ("counter", counter),
+                *final.steps[:2],
+                ("classifier", CalibratedClassifier(final[2:], calibration)),
+            ]
+        ),
+        cross_validated=log_odds[train],
+        held_out=log_odds[test],
     )
 
 
-def _fit_calibrated(
-    linear: Pipeline, counts: sp.csr_matrix, y: np.ndarray, line: LogisticRegression
-) -> Pipeline:
-    fitted = clone(linear).fit(counts, y)
-    classifier = fitted[-1]
-    slope = line.coef_[0, 0]
-    classifier.coef_ = classifier.coef_ * slope
-    classifier.intercept_ = classifier.intercept_ * slope + line.intercept_
-    return fitted
+def _fit(counts: sp.csr_matrix, y: np.ndarray, rows: np.ndarray, settings: Settings) -> Pipeline:
+    linear = make_pipeline(
+        MinDocumentFrequency(settings.min_df, settings.max_features),
+        TfidfTransformer(),
+        LogCountRatio(settings.alpha, power=RATIO_POWER),
+        LogisticRegression(C=settings.C, solver="liblinear", tol=1e-3, random_state=settings.seed),
+    )
+    return linear.fit(counts[rows], y[rows])
+
+
+def _judge(
+    counts: sp.csr_matrix, y: np.ndarray, seen: np.ndarray, unseen: np.ndarray, settings: Settings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the linear scores of unseen rows, and how many of their n-grams were known."""
+    fitted = _fit(counts, y, seen, settings)
+    features = fitted[:2].transform(counts[unseen])
+    return fitted[2:].decision_function(features), np.diff(features.indptr)

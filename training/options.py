@@ -39,6 +39,20 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Inverse strength of the classifier's regularisation.",
         ),
         click.option(
+            "--alpha",
+            type=Number(float, 1e-6, 1e6),
+            default=default.alpha,
+            show_default=True,
+            help="Smoothing of the log-count ratios.",
+        ),
+        click.option(
+            "--max-features",
+            type=Number(int, 0),
+            default=default.max_features,
+            show_default=True,
+            help="Most n-grams to keep, those in most reviews; 0 for all.",
+        ),
+        click.option(
             "--min-df",
             type=Number(int, 1),
             default=default.min_df,

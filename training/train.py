@@ -79,7 +79,8 @@ def train(table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> C
         mlflow.log_metrics(scores | {f"cv/{name}": value for name, value in cross_validated.items()})
 
     with step("explain", "plots, strongest n-grams, mistakes"):
-        strongest = strongest_ngrams(ngram_table(fitted.pipeline))
+        weights = ngram_table(fitted.pipeline)
+        strongest = strongest_ngrams(weights)
         plots = judgement_plots(held_out) | {"strongest_ngrams": strongest_ngrams_plot(strongest)}
         for name, figure in plots.items():
             mlflow.log_figure(figure, f"plots/{name}.png")
@@ -88,7 +89,7 @@ def train(table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> C
     with step("log", "artifact, pipeline, model card"), tempfile.TemporaryDirectory() as folder:
         scorer_folder = Path(folder, "scorer")
         scorer_folder.mkdir()
-        scorer = write_scorer(fitted.pipeline, scorer_folder, check_on=held_out["review"])
+        scorer = write_scorer(fitted.pipeline, weights, scorer_folder, check_on=held_out["review"])
         digest = log_predictions(held_out, table, Path(folder))
         log_pipeline(fitted.pipeline, Path(folder))
         card = model_card(

@@ -1,5 +1,6 @@
 """`mlflow models serve` on the Production version, asked over HTTP in every form it documents."""
 
+import math
 import os
 import signal
 import socket
@@ -101,6 +102,38 @@ def test_a_wrong_request_is_a_clear_4xx(url: str, body: str) -> None:
     assert response.status_code == 400
     assert response.json()["message"]
     assert "Traceback" not in response.text
+    assert "stack_trace" not in response.text
+
+
+@pytest.mark.parametrize("form", ["inputs", "dataframe_split", "dataframe_records", "instances"])
+def test_answers_are_explained_when_asked(url: str, form: str) -> None:
+    headers, body = FORMS[form]
+    (plain,) = ask(url, headers, body)
+    (row,) = ask(url, headers, body[:-1] + ', "params": {"explain": 3}}')
+    explanation = row.pop("explanation")
+    assert row == plain
+    assert isinstance(explanation, dict)
+    assert len(explanation["ngrams"]) == 3
+    named = sum(one["contribution"] for one in explanation["ngrams"])
+    assert explanation["bias"] + named + explanation["rest"] == pytest.approx(
+        explanation["log_odds"], abs=1e-9
+    )
+    confidence = 1 / (1 + math.exp(-explanation["log_odds"]))
+    assert confidence == pytest.approx(row["confidence"], abs=1e-12)
+
+
+def test_a_bad_row_has_no_explanation(url: str) -> None:
+    rows = ask(url, JSON, '{"inputs": ["A wonderful film.", " "], "params": {"explain": 1}}')
+    assert [set(row) for row in rows] == [{"sentiment", "confidence", "error", "explanation"}] * 2
+    assert rows[1]["explanation"] is None
+
+
+@pytest.mark.parametrize("explain", ["-1", "101", "1.5", '"three"', "null", "[1]", "true", "1e400"])
+def test_a_wrong_number_of_explanations_is_a_clear_400(url: str, explain: str) -> None:
+    body = f'{{"inputs": ["A wonderful film."], "params": {{"explain": {explain}}}}}'
+    response = requests.post(f"{url}/invocations", headers=JSON, data=body, timeout=30)
+    assert response.status_code == 400, response.text
+    assert "explain" in response.json()["message"]
     assert "stack_trace" not in response.text
 
 

@@ -6,10 +6,11 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModelContext
 
 from sentiment_model.contract import Answer, answer, refusal, row_error
-from sentiment_model.ngrams import NgramScorer
+from sentiment_model.ngrams import NgramScorer, Settings
 from sentiment_model.pyfunc import SentimentModel
 
 
@@ -17,13 +18,13 @@ from sentiment_model.pyfunc import SentimentModel
 def model() -> SentimentModel:
     """A model that knows one word."""
     made = SentimentModel()
-    made._scorer = NgramScorer(["fine"], np.array([1.0]), np.array([2.0]), intercept=0.0, ngram_max=1)
+    made._scorer = NgramScorer(["fine"], np.array([1.0]), np.array([2.0]), Settings(ngram_max=1))
     return made
 
 
-def ask(model: SentimentModel, texts: list[object]) -> list[Answer]:
+def ask(model: SentimentModel, texts: list[object], params: dict[str, object] | None = None) -> list[Answer]:
     context = PythonModelContext(artifacts={}, model_config={})
-    return model.predict(context, pd.DataFrame({"text": pd.Series(texts, dtype=object)}))
+    return model.predict(context, pd.DataFrame({"text": pd.Series(texts, dtype=object)}), params)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +71,25 @@ def test_every_score_gives_a_valid_answer(log_odds: float) -> None:
 
 def test_all_rows_have_the_same_fields() -> None:
     assert set(refusal("why")) == set(answer(1.0))
+
+
+@pytest.mark.parametrize("asked", [-1, 101, None])
+def test_explanations_out_of_range_are_refused(model: SentimentModel, asked: int | None) -> None:
+    with pytest.raises(MlflowException, match=r"send a whole number from 0 .* to 100") as refused:
+        ask(model, ["fine"], {"explain": asked})
+    assert refused.value.error_code == "INVALID_PARAMETER_VALUE"
+
+
+def test_explanations_come_only_when_asked_for(model: SentimentModel) -> None:
+    assert ask(model, ["fine"], {"explain": 0}) == ask(model, ["fine"])
+    good, bad = ask(model, ["fine", None], {"explain": 100})
+    assert good["explanation"] == {
+        "log_odds": 2.0,
+        "bias": 0.0,
+        "rest": 0.0,
+        "ngrams": [{"ngram": "fine", "contribution": 2.0}],
+    }
+    assert bad["explanation"] is None
 
 
 def test_an_empty_batch_is_answered(model: SentimentModel) -> None:

@@ -1,9 +1,69 @@
+from functools import partial
+
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from training.features import LogCountRatio, MinDocumentFrequency
+from sentiment_model.ngrams import ngrams
+from training.features import LogCountRatio, MinDocumentFrequency, count_ngrams
+
+
+def counted_by_scikit_learn(
+    texts: list[str], ngram_max: int, min_df: int
+) -> tuple[CountVectorizer, sp.csr_matrix]:
+    counter = CountVectorizer(
+        analyzer=partial(ngrams, ngram_max=ngram_max), binary=True, min_df=min_df, dtype=np.float64
+    )
+    return counter, counter.fit_transform(texts)
+
+
+def assert_same(
+    ours: tuple[CountVectorizer, sp.csr_matrix], theirs: tuple[CountVectorizer, sp.csr_matrix]
+) -> None:
+    assert ours[0].vocabulary_ == theirs[0].vocabulary_
+    assert ours[0].get_params().keys() == theirs[0].get_params().keys()
+    X, Y = ours[1], theirs[1]
+    Y.sort_indices()
+    assert X.dtype == Y.dtype
+    assert X.shape == Y.shape
+    for name in ("indptr", "indices", "data"):
+        np.testing.assert_array_equal(getattr(X, name), getattr(Y, name))
+
+
+def test_real_reviews_are_counted_as_scikit_learn_does(all_reviews: pd.DataFrame) -> None:
+    """Enough of them for several slices, so that more than one process counts."""
+    texts = all_reviews["review"].sample(4500, random_state=1).tolist()
+    ours = count_ngrams(texts, 4, 2)
+    assert_same(ours, counted_by_scikit_learn(texts, 4, 2))
+    again = ours[0].transform(texts[:100])
+    assert (again != ours[1][:100]).nnz == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.lists(
+            st.sampled_from(["a", "b", "c", "!", "é", "中", "<b>"]) | st.text("xy'-\u200b", max_size=3)
+        ).map(" ".join),
+        min_size=1,
+        max_size=8,
+    ),
+    st.integers(1, 5),
+    st.integers(1, 3),
+)
+def test_every_text_is_counted_as_scikit_learn_does(texts: list[str], ngram_max: int, min_df: int) -> None:
+    try:
+        theirs = counted_by_scikit_learn(texts, ngram_max, min_df)
+    except ValueError:
+        with pytest.raises(ValueError, match="no n-gram stands in"):
+            count_ngrams(texts, ngram_max, min_df)
+        return
+    assert_same(count_ngrams(texts, ngram_max, min_df), theirs)
 
 
 @parametrize_with_checks([LogCountRatio(), MinDocumentFrequency(min_df=1)])
@@ -32,8 +92,24 @@ def test_sparse_stays_sparse() -> None:
 def test_rare_columns_are_dropped() -> None:
     X = sp.csr_matrix([[1, 1, 0], [1, 0, 0], [1, 1, 0]])
     assert MinDocumentFrequency(2).fit_transform(X).toarray().tolist() == [[1, 1], [1, 0], [1, 1]]
-    with pytest.raises(ValueError, match="no feature occurs in min_df=4 of 3 samples"):
+    with pytest.raises(ValueError, match="no feature occurs in 4 of 3 samples"):
         MinDocumentFrequency(4).fit(X)
+
+
+def test_max_features_never_splits_columns_of_one_frequency() -> None:
+    X = sp.csr_matrix([[1, 1, 1, 0], [1, 1, 1, 0], [1, 0, 0, 1]])  # in 3, 2, 2 and 1 rows
+    kept = {most: MinDocumentFrequency(1, most).fit(X).get_support().sum() for most in (1, 2, 3, 4, 9)}
+    assert kept == {1: 1, 2: 1, 3: 3, 4: 4, 9: 4}
+    assert MinDocumentFrequency(3, 4).fit(X).get_support().sum() == 1
+    with pytest.raises(ValueError, match="no feature occurs in 3 of 3 samples"):
+        MinDocumentFrequency(1, max_features=1).fit(X[:, 1:3])
+
+
+def test_power_bends_the_ratio_and_keeps_its_sign() -> None:
+    X, y = sp.csr_matrix([[3.0, 0.0, 1.0], [0.0, 3.0, 1.0]]), np.array([1, 0])
+    plain = LogCountRatio(alpha=0.5).fit(X, y).log_count_ratio_
+    bent = LogCountRatio(alpha=0.5, power=0.75).fit(X, y).log_count_ratio_
+    np.testing.assert_allclose(bent, np.sign(plain) * np.abs(plain) ** 0.75)
 
 
 def test_alpha_must_be_positive() -> None:

@@ -1,31 +1,49 @@
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.feature_extraction.text import TfidfTransformer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 
+from sentiment_model.ngrams import ngrams
 from tests.conftest import SMALL
+from training.calibration import LengthCalibration
 from training.errors import TrainingError
-from training.features import LogCountRatio, ngram_counter
-from training.fit import Settings, count, fit
+from training.features import LogCountRatio
+from training.fit import RATIO_POWER, Settings, count, fit
 from training.metrics import scores_by_source
+
+
+def from_scratch(reviews: pd.Series, y: pd.Series) -> Pipeline:
+    """The recipe as a plain scikit-learn pipeline over raw reviews."""
+    return make_pipeline(
+        CountVectorizer(
+            analyzer=partial(ngrams, ngram_max=SMALL.ngram_max), binary=True, min_df=SMALL.min_df, dtype=float
+        ),
+        TfidfTransformer(),
+        LogCountRatio(SMALL.alpha, RATIO_POWER),
+        LogisticRegression(C=SMALL.C, solver="liblinear", tol=1e-3, random_state=SMALL.seed),
+    ).fit(reviews, y)
+
+
+def line(pipeline: Pipeline, calibrated: np.ndarray, on: pd.Series) -> np.ndarray:
+    """Slope, slope with the logarithm of the number of known n-grams, and intercept; exact or it fails."""
+    scores, known = pipeline.decision_function(on), np.diff(pipeline[:-2].transform(on).indptr)
+    features = np.column_stack([scores, scores * np.log1p(known), np.ones(len(scores))])
+    found = np.linalg.lstsq(features, calibrated)[0]
+    np.testing.assert_allclose(features @ found, calibrated, atol=1e-4)
+    return found
 
 
 def test_held_out_rows_are_judged_by_a_model_that_never_saw_them(reviews: pd.DataFrame, fitted) -> None:
     """Counting once over all rows must equal a pipeline that is given the training rows alone."""
     train, test = (reviews[reviews["split"] == split] for split in ("train", "test"))
-    alone = make_pipeline(
-        ngram_counter(SMALL.ngram_max, SMALL.min_df),
-        TfidfTransformer(),
-        LogCountRatio(),
-        LogisticRegression(C=SMALL.C, solver="liblinear", random_state=SMALL.seed),
-    ).fit(train["review"], train["sentiment"] == "positive")
-    scores = alone.decision_function(test["review"])
-    slope, intercept = np.polyfit(scores, fitted.held_out, 1)
-    # calibration is one line through all scores; apart from it the two are the same
-    np.testing.assert_allclose(slope * scores + intercept, fitted.held_out, atol=1e-6)
-    assert slope > 0
+    alone = from_scratch(train["review"], train["sentiment"] == "positive")
+    # apart from the calibration, which is one for all scores, the two are the same
+    slope, with_length, _ = line(alone, fitted.held_out, test["review"])
+    assert slope + with_length * np.log(100) > 0
 
 
 def test_the_labels_of_held_out_rows_do_not_matter_to_their_judgement(reviews: pd.DataFrame, fitted) -> None:
@@ -43,7 +61,7 @@ def test_the_labels_of_held_out_rows_do_not_matter_to_their_judgement(reviews: p
 def test_the_same_seed_gives_the_same_bits(reviews: pd.DataFrame, fitted) -> None:
     counter, counts = count(reviews, SMALL)
     again = fit(reviews, counter, counts, SMALL)
-    np.testing.assert_array_equal(again.pipeline[-1].coef_, fitted.pipeline[-1].coef_)
+    np.testing.assert_array_equal(again.pipeline[-1].linear[-1].coef_, fitted.pipeline[-1].linear[-1].coef_)
     np.testing.assert_array_equal(again.held_out, fitted.held_out)
 
 
@@ -65,25 +83,30 @@ def test_calibration_makes_confidence_honest(reviews: pd.DataFrame, fitted) -> N
 def test_calibration_is_learnt_out_of_fold_and_applied(reviews: pd.DataFrame, fitted) -> None:
     y = reviews["sentiment"] == "positive"
     train = reviews["split"] == "train"
-    # a line fitted on scores of rows that the model has seen would leave these overconfident
+    # calibration learnt on scores of rows that the model has seen would leave these overconfident
     again = LogisticRegression(C=np.inf).fit(fitted.cross_validated[:, np.newaxis], y[train])
     assert again.coef_[0, 0] == pytest.approx(1, abs=0.01)
     assert again.intercept_[0] == pytest.approx(0, abs=0.01)
 
-    def line(rows: pd.Series, calibrated: np.ndarray, on: pd.Series) -> np.ndarray:
-        raw = make_pipeline(
-            ngram_counter(SMALL.ngram_max, SMALL.min_df),
-            TfidfTransformer(),
-            LogCountRatio(),
-            LogisticRegression(C=SMALL.C, solver="liblinear", random_state=SMALL.seed),
-        ).fit(reviews["review"][rows], y[rows])
-        return np.polyfit(raw.decision_function(on), calibrated, 1)
+    everything = from_scratch(reviews["review"], y)
+    registered = line(everything, fitted.pipeline.decision_function(reviews["review"]), reviews["review"])
+    alone = from_scratch(reviews["review"][train], y[train])
+    judged = line(alone, fitted.held_out, reviews["review"][~train])
+    np.testing.assert_allclose(registered, judged, atol=1e-4)
+    assert abs(registered[0] - 1) > 0.1, "the calibration does change the scores"
 
-    every = pd.Series(True, index=reviews.index)
-    registered = line(every, fitted.pipeline.decision_function(reviews["review"]), reviews["review"])
-    judged = line(train, fitted.held_out, reviews["review"][~train])
-    np.testing.assert_allclose(registered, judged, atol=1e-6)
-    assert abs(registered[0] - 1) > 0.1, "the line does change the scores"
+
+def test_calibration_is_honest_for_short_and_long_texts_alike() -> None:
+    """Scores of long texts that say more than those of short ones: one line for all would be wrong twice."""
+    random = np.random.default_rng(0)
+    known = np.repeat([20, 800], 20_000)
+    scores = random.normal(size=len(known))
+    truth = 1 / (1 + np.exp(-scores * np.where(known == 20, 0.5, 3.0)))
+    y = random.random(len(known)) < truth
+    calibrated = 1 / (1 + np.exp(-LengthCalibration().fit(scores, known, y).log_odds(scores, known)))
+    assert np.abs(calibrated - truth).max() < 0.03
+    line = LogisticRegression(C=np.inf).fit(scores[:, np.newaxis], y).predict_proba(scores[:, np.newaxis])
+    assert np.abs(line[:, 1] - truth).max() > 0.1
 
 
 def test_too_little_data_is_one_clear_message(reviews: pd.DataFrame) -> None:
@@ -93,3 +116,10 @@ def test_too_little_data_is_one_clear_message(reviews: pd.DataFrame) -> None:
         count(reviews[reviews["split"] == "train"], SMALL)
     with pytest.raises(TrainingError, match="no n-gram stands in min_df=100000"):
         count(reviews, Settings(ngram_max=1, min_df=100_000))
+
+
+def test_max_features_bounds_the_table(reviews: pd.DataFrame) -> None:
+    small = Settings(ngram_max=2, max_features=2000)
+    counter, counts = count(reviews, small)
+    pipeline = fit(reviews, counter, counts, small).pipeline
+    assert 1500 < pipeline[1].get_support().sum() <= 2000

@@ -1,0 +1,48 @@
+"""Loading the kernels: compiled once on a machine, then read from a cache of the user's own."""
+
+import hashlib
+import importlib.util
+import os
+import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+
+def kernels() -> ModuleType:
+    """Return the compiled module ``kernels``.
+
+    numba keeps what it compiled beside the source file, and keys it by the path of that file. A version
+    is served from a folder that is new each time, and nothing may be written into it: so the source is
+    compiled from a copy in ``$XDG_CACHE_HOME/sentiment-model`` (``~/.cache`` if that is not set), under
+    its own digest. Where no such folder can be made it is compiled at every start, which takes seconds.
+    """
+    source = Path(__file__).with_name("kernels.py").read_bytes()
+    name = f"sentiment_kernels_{hashlib.sha256(source).hexdigest()[:16]}"
+    if name not in sys.modules:
+        try:
+            home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+            _import(name, source, Path(home, "sentiment-model", name))
+        except (OSError, RuntimeError):  # no home, or one that cannot be written
+            with tempfile.TemporaryDirectory() as folder:
+                _import(name, source, Path(folder))
+    return sys.modules[name]
+
+
+def _import(name: str, source: bytes, folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / "kernels.py"
+    if not path.exists() or path.read_bytes() != source:
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+            file.write(source)
+        os.replace(file.name, path)
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # numba looks there for what it reads from the cache
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise

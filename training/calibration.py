@@ -1,0 +1,90 @@
+"""Confidence that is as honest for one sentence as for a long review."""
+
+from typing import Self
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.special import expit
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+
+
+class LengthCalibration(BaseEstimator):
+    r"""Platt's line [1]_ with a slope that depends on how many n-grams of a text are known.
+
+    A linear score :math:`s` of :math:`k` known n-grams becomes the log-odds
+    :math:`c + s\,(a + b \log(1 + k))`. One line for all lengths leaves one sentence overconfident and
+    long reviews underconfident, or the other way round.
+
+    Attributes
+    ----------
+    intercept_, slope_, slope_log_ngrams_ : float
+        :math:`c`, :math:`a` and :math:`b`.
+
+    References
+    ----------
+    .. [1] J. Platt, "Probabilistic Outputs for Support Vector Machines and Comparisons to Regularized
+       Likelihood Methods", 1999.
+    """
+
+    def fit(self, scores: np.ndarray, known: np.ndarray, y: np.ndarray) -> Self:
+        """Fit the three numbers by maximum likelihood.
+
+        Parameters
+        ----------
+        scores, known : ndarray of shape (n_rows,)
+            Of rows that the classifier has not seen.
+        y : ndarray of bool, shape (n_rows,)
+        """
+        features = np.column_stack([scores, scores * np.log1p(known)])
+        spread = features.std(axis=0)
+        line = LogisticRegression(C=np.inf).fit(features / spread, y)
+        self.slope_, self.slope_log_ngrams_ = (line.coef_[0] / spread).tolist()
+        self.intercept_ = float(line.intercept_[0])
+        return self
+
+    def log_odds(self, scores: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """Return the calibrated log-odds of *positive*, of shape (n_rows,)."""
+        return self.intercept_ + scores * (self.slope_ + self.slope_log_ngrams_ * np.log1p(known))
+
+
+class CalibratedClassifier(ClassifierMixin, BaseEstimator):
+    """A linear classifier of TF-IDF rows with a calibration learnt elsewhere: the end of the pipeline.
+
+    Parameters
+    ----------
+    linear : Pipeline
+        Log-count ratio and logistic regression.
+    calibration : LengthCalibration
+    """
+
+    def __init__(self, linear: Pipeline, calibration: LengthCalibration) -> None:
+        self.linear = linear
+        self.calibration = calibration
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """The labels, False and True for *positive*."""
+        return self.linear.classes_
+
+    def fit(self, X: sp.csr_matrix, y: np.ndarray) -> Self:
+        """Fit the linear classifier anew; the calibration stays."""
+        self.linear.fit(X, y)
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def decision_function(self, X: sp.csr_matrix) -> np.ndarray:
+        """Return the calibrated log-odds of *positive* for ``X`` of shape (n_rows, n_ngrams)."""
+        return self.calibration.log_odds(self.linear.decision_function(X), np.diff(X.indptr))
+
+    def predict_proba(self, X: sp.csr_matrix) -> np.ndarray:
+        """Return probabilities of shape (n_rows, 2)."""
+        positive = expit(self.decision_function(X))
+        return np.column_stack([1 - positive, positive])
+
+    def predict(self, X: sp.csr_matrix) -> np.ndarray:
+        """Return whether each row is positive, of shape (n_rows,)."""
+        return self.decision_function(X) >= 0
