@@ -41,22 +41,23 @@ class Settings:
     r"""What a scorer needs beside its table.
 
     A text with the linear score :math:`s` and :math:`k` known n-grams has the log-odds
-    ``intercept + slope * s + slope_log_ngrams * s * log(1 + k)``.
+    :math:`a \tanh(s / \sigma) + b\,(s / \sigma) \log(1 + k) + c`.
 
     Attributes
     ----------
     ngram_max : int
     bias : float
         Of the linear score.
-    intercept, slope, slope_log_ngrams : float
-        Calibration.
+    scale, saturating, growing, intercept : float
+        Calibration: :math:`\sigma`, :math:`a`, :math:`b` and :math:`c`.
     """
 
     ngram_max: int
-    bias: float = 0.0
-    intercept: float = 0.0
-    slope: float = 1.0
-    slope_log_ngrams: float = 0.0
+    bias: float
+    scale: float
+    saturating: float
+    growing: float
+    intercept: float
 
 
 class Contribution(TypedDict):
@@ -148,9 +149,11 @@ class NgramScorer:
         hits = np.empty(int(known[0]), self._kernels.HIT)
         scores, _ = self._score([text], hits)
         log_odds = float(self._calibrate(scores, known)[0])
-        bias = float(self._calibrate(np.zeros(1), known)[0])
-        slope = float(self._calibrate(np.ones(1), known)[0]) - bias
-        contributions = slope * hits["pull"] / np.sqrt(hits["square"].sum(dtype=np.float64) or 1.0)
+        score = self._settings.bias + float(scores[0])
+        # how much log-odds one unit of the linear score is worth in this text
+        worth = (log_odds - self._settings.intercept) / score if score else 0.0
+        bias = self._settings.intercept + worth * self._settings.bias
+        contributions = worth * hits["pull"] / np.sqrt(hits["square"].sum(dtype=np.float64) or 1.0)
         tokens = tokenize(text)
         strongest = [
             Contribution(
@@ -175,8 +178,9 @@ class NgramScorer:
         return scores, known
 
     def _calibrate(self, scores: np.ndarray, known: np.ndarray) -> np.ndarray:
-        to = self._settings
-        return to.intercept + (to.bias + scores) * (to.slope + to.slope_log_ngrams * np.log1p(known))
+        by = self._settings
+        scaled = (by.bias + scores) / by.scale
+        return by.saturating * np.tanh(scaled) + by.growing * scaled * np.log1p(known) + by.intercept
 
 
 def _places(entries: int) -> int:

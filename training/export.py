@@ -87,9 +87,10 @@ def write_scorer(pipeline: Pipeline, table: pd.DataFrame, folder: Path, check_on
     settings = Settings(
         ngram_max=counter.analyzer.keywords["ngram_max"],
         bias=float(classifier.linear[-1].intercept_[0]),
+        scale=calibration.scale_,
+        saturating=calibration.saturating_,
+        growing=calibration.growing_,
         intercept=calibration.intercept_,
-        slope=calibration.slope_,
-        slope_log_ngrams=calibration.slope_log_ngrams_,
     )
     _write_json(folder / SETTINGS, asdict(settings))
     scorer = NgramScorer.load(folder)

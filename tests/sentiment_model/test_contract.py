@@ -18,7 +18,8 @@ from sentiment_model.pyfunc import SentimentModel
 def model() -> SentimentModel:
     """A model that knows one word."""
     made = SentimentModel()
-    made._scorer = NgramScorer(["fine"], np.array([1.0]), np.array([2.0]), Settings(ngram_max=1))
+    settings = Settings(1, bias=0.0, scale=1.0, saturating=0.0, growing=1 / math.log(2), intercept=0.0)
+    made._scorer = NgramScorer(["fine"], np.array([1.0]), np.array([2.0]), settings)
     return made
 
 

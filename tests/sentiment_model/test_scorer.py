@@ -24,6 +24,11 @@ def scorer(fitted, tmp_path_factory: pytest.TempPathFactory) -> NgramScorer:
     return write_scorer(fitted.pipeline, ngram_table(fitted.pipeline), folder, pd.Series(["fine"]))
 
 
+def plain(ngram_max: int, bias: float = 0.0) -> Settings:
+    """With one known n-gram, one unit of the score is one of log-odds."""
+    return Settings(ngram_max, bias, scale=1.0, saturating=0.0, growing=1 / np.log(2), intercept=0.0)
+
+
 def assert_equal_to_the_pipeline(scorer: NgramScorer, fitted, texts: list[str]) -> None:
     theirs = fitted.pipeline.predict_proba(texts)[:, 1]
     np.testing.assert_allclose(expit(scorer.log_odds(texts)), theirs, atol=1e-6, rtol=0)
@@ -108,9 +113,7 @@ def test_known_ngrams_in_any_order_and_number_score_as_the_pipeline_does(
 
 def test_every_unicode_character_divides_words_as_the_pattern_does(scorer: NgramScorer) -> None:
     """One scorer knows ``good bad`` alone: what stands between decides whether it is found."""
-    two = NgramScorer(
-        ["bad", "good", "good bad"], np.ones(3), np.array([0.0, 0.0, 1.0]), Settings(ngram_max=2)
-    )
+    two = NgramScorer(["bad", "good", "good bad"], np.ones(3), np.array([0.0, 0.0, 1.0]), plain(2))
     between = [chr(point) for point in range(0x110000) if unicodedata.category(chr(point)) != "Co"]
     found = two.log_odds(f"good{character}bad" for character in between) > 0
     expected = [tokenize(f"good{character}bad") == ["good", "bad"] for character in between]
@@ -204,11 +207,12 @@ def test_each_contribution_is_that_of_the_pipeline(scorer: NgramScorer, fitted) 
     counter, frequent, tfidf, classifier = (step for _, step in fitted.pipeline.steps)
     row = tfidf.transform(frequent.transform(counter.transform([text])))
     ratio, regression = (step for _, step in classifier.linear.steps)
-    calibration = classifier.calibration
-    slope = calibration.slope_ + calibration.slope_log_ngrams_ * np.log1p(row.nnz)
+    (score,) = classifier.linear.decision_function(row)
+    (log_odds,) = classifier.decision_function(row)
+    worth = (log_odds - classifier.calibration.intercept_) / score
     names = counter.get_feature_names_out()[frequent.get_support()]
     theirs = {
-        names[column]: slope * value * ratio.log_count_ratio_[column] * regression.coef_[0][column]
+        names[column]: worth * value * ratio.log_count_ratio_[column] * regression.coef_[0][column]
         for column, value in zip(row.indices, row.data, strict=True)
     }
     ours = {one["ngram"]: one["contribution"] for one in scorer.explain(text, 100)["ngrams"]}
@@ -226,15 +230,15 @@ def test_each_contribution_is_that_of_the_pipeline(scorer: NgramScorer, fitted) 
 )
 def test_a_table_that_cannot_be_searched_is_refused(terms: list[str], row: int) -> None:
     if terms[-1] == "good" and "bad" in terms:
-        NgramScorer(terms, np.ones(3), np.ones(3), Settings(ngram_max=2))  # words may come last
+        NgramScorer(terms, np.ones(3), np.ones(3), plain(2))  # words may come last
         return
     with pytest.raises(ValueError, match=f"row {row} of the n-gram table"):
-        NgramScorer(terms, np.ones(len(terms)), np.ones(len(terms)), Settings(ngram_max=2))
+        NgramScorer(terms, np.ones(len(terms)), np.ones(len(terms)), plain(2))
 
 
-def test_an_empty_table_answers_nothing_but_the_bias() -> None:
-    empty = NgramScorer(pa.array([], pa.string()), np.ones(0), np.ones(0), Settings(ngram_max=2, bias=0.5))
-    assert empty.log_odds(["a b", ""]).tolist() == [0.5, 0.5]
+def test_an_empty_table_knows_nothing() -> None:
+    empty = NgramScorer(pa.array([], pa.string()), np.ones(0), np.ones(0), plain(2, bias=0.5))
+    assert empty.log_odds(["a b", ""]).tolist() == [0, 0]
 
 
 def test_the_kernels_are_compiled_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,12 +247,6 @@ def test_the_kernels_are_compiled_without_a_home(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
     monkeypatch.delitem(sys.modules, kernels().__name__)
     assert kernels().score.signatures
-
-
-def test_nothing_is_written_beside_the_kernels_source() -> None:
-    kernels()
-    source = Path(sys.modules[NgramScorer.__module__].__file__ or "").parent
-    assert not list(source.rglob("*.nbc"))
 
 
 def test_ngrams_do_not_leave_the_text() -> None:

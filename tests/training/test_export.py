@@ -46,6 +46,7 @@ def test_it_loads_without_pickle_where_the_project_is_not_installed(model: Path,
     command = [sys.executable, "-W", "error::UserWarning:mlflow.pyfunc", "-c", program, str(model)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.stdout == "answered\n", done.stderr
+    assert not list(model.rglob("*.nb?")), "numba keeps what it compiled elsewhere"
 
 
 def test_no_file_of_it_is_a_pickle(model: Path) -> None:
