@@ -14,7 +14,7 @@ export REASON ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env data run test lint format serve promote rollback history ui clean
+.PHONY: help env data run test lint format serve promote rollback history ui bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,16 @@ ui: env ## the MLflow UI on the project's store (UI_PORT=5001)
 	mlflow server --backend-store-uri '$(MLFLOW_TRACKING_URI)' --default-artifact-root '$(CURDIR)/mlruns' \
 	    --host $(HOST) --port $(UI_PORT)
 
-clean: ## remove the environment and caches; keeps data, runs and the registry
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+bench: .venv-bench/.made .venv-bench-mlserver/.made ## measure us and our peers into docs/benchmarks (ARGS='--quick')
+	.venv-bench/bin/python -m bench.main $(ARGS)
+
+.venv-bench/.made: bench/requirements.txt requirements.txt
+.venv-bench-mlserver/.made: bench/requirements-mlserver.txt requirements.txt
+.venv-bench/.made .venv-bench-mlserver/.made:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+clean: ## remove the environments and caches; keeps data, runs and the registry
+	rm -rf $(VENV) .venv-bench .venv-bench-mlserver .mypy_cache .pytest_cache .ruff_cache
 	rm -rf */__pycache__ tests/*/__pycache__

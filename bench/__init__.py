@@ -1,0 +1,1 @@
+"""The benchmark: what this project's way of serving costs and gives, measured beside its peers."""
