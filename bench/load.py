@@ -33,13 +33,20 @@ class Protocol:
         return json.dumps(self.question(texts)).encode()
 
 
+def _fastest_for_mlflow(texts: list[str]) -> dict[str, Any]:
+    """Return a question in the form that MLflow reads fastest: ``inputs`` makes all rows as wide as the longest."""
+    if len(texts) == 1:
+        return {"inputs": texts}
+    return {"dataframe_split": {"columns": ["text"], "data": [[text] for text in texts]}}
+
+
 _REVIEWS = Protocol(
     "/predict", lambda texts: {"reviews": texts}, lambda answer: [row["sentiment"] for row in answer]
 )
 PROTOCOLS = {
     "mlflow": Protocol(
         "/invocations",
-        lambda texts: {"inputs": texts},
+        _fastest_for_mlflow,
         lambda answer: [row["sentiment"] for row in answer["predictions"]],
     ),
     "fastapi": _REVIEWS,

@@ -10,7 +10,7 @@ from .ngrams import Explanation
 
 TEXT = "text"
 EXPLAIN_MOST = 100
-NOT_A_TEXT = frozenset({"", "none", "nan", "null"})
+NOT_A_TEXT = frozenset({"none", "nan", "null"})  # none has more than four letters
 
 
 class Answer(TypedDict):
@@ -52,7 +52,7 @@ def row_error(value: object, row: int) -> str | None:
     whole = value.strip()
     if not whole:
         return f"row {row}: {TEXT} is blank; send a non-empty string"
-    if whole.lower() in NOT_A_TEXT:
+    if len(whole) <= 4 and whole.lower() in NOT_A_TEXT:
         return (
             f"row {row}: {TEXT} is {whole!r}, which is how a missing value arrives; send a non-empty string"
         )

@@ -3,7 +3,16 @@
 An n-gram is found by a chain of look-ups, one for each of its tokens: a word in ``words``, and each longer
 n-gram in ``slots`` under the place of its prefix and that of its last token. So no n-gram is ever joined
 to a string, and one whose prefix is unknown is not looked up at all: a table holds the prefix of
-every n-gram that it holds. Both tables are open addressing with linear probing, at most half full.
+every n-gram that it holds. Both tables are open addressing with linear probing.
+
+Prefix and last token make a key that no other n-gram has. Multiplied by an odd number it is still one that
+no other has; its upper bits are the home of the n-gram in ``slots``. A slot needs to hold the lower bits only, and
+how far from home it is: 4 bytes that never take one n-gram for another [1]_.
+
+References
+----------
+.. [1] J. G. Cleary, "Compact Hash Tables Using Bidirectional Linear Probing", IEEE Transactions on
+       Computers C-33, 1984 (the "remainders"; here probed in one direction).
 """
 
 from functools import partial
@@ -14,15 +23,17 @@ from numba import from_dtype, njit, types
 WORD = np.dtype(
     [("hash", "u8"), ("begin", "u4"), ("length", "u4"), ("pull", "f4"), ("square", "f4")], align=True
 )
-SLOT = np.dtype([("key", "u8"), ("pull", "f4"), ("square", "f4")], align=True)
+VALUE = np.dtype([("pull", "f4"), ("square", "f4")], align=True)
+SLOT = np.dtype("u4")
 HIT = np.dtype([("token", "i4"), ("order", "i4"), ("pull", "f4"), ("square", "f4")], align=True)
 
 SPACE, MARK, LETTER = 0, 1, 2  # what stands between tokens, is one, and is part of one
 
 _TEXT = types.Array(types.uint8, 1, "C", readonly=True)
 _BYTES, _POSITIONS, _INTS, _HASHES = types.uint8[::1], types.int32[::1], types.int64[::1], types.uint64[::1]
+_SLOTS = types.uint32[::1]
 _FLOATS, _DOUBLES = types.float32[::1], types.float64[::1]
-_WORDS, _SLOTS, _HITS = (from_dtype(record)[::1] for record in (WORD, SLOT, HIT))
+_WORDS, _VALUES, _HITS = (from_dtype(record)[::1] for record in (WORD, VALUE, HIT))
 _INT, _HASH = types.int64, types.uint64
 _compiled = partial(njit, cache=True, nogil=True, error_model="numpy")
 
@@ -30,48 +41,54 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2**64 divided by the golden ratio
 _HALF, _BYTE, _TOP = np.uint64(32), np.uint64(8), np.uint64(56)
 
 
+@_compiled(types.UniTuple(_INT, 2)(_TEXT, _INT))
+def _point(text, i):
+    """Return the code point that begins at ``text[i]``, and where the next one does."""
+    point = np.int64(text[i])
+    if point < 0x80:
+        return point, i + 1
+    more = 1 if point < 0xE0 else 2 if point < 0xF0 else 3
+    point &= 0x3F >> more
+    for j in range(i + 1, i + 1 + more):
+        point = point << 6 | text[j] & 0x3F
+    return point, i + 1 + more
+
+
+@_compiled(_HASH(_HASH, types.uint8))
+def _hash(value, byte):
+    """Return the hash of a token with one more byte: eight bytes are their own hash."""
+    return (value << _BYTE | byte) ^ (value >> _TOP) * _MULTIPLIER
+
+
 @_compiled(_INT(_TEXT, _INT, _INT, _BYTES, _POSITIONS, _POSITIONS, _HASHES))
 def _tokenize(text, begin, end, classes, begins, ends, hashes):
     """Find the tokens of ``text[begin:end]``; fill their spans and hashes, return their number."""
     n = 0
-    previous = SPACE
-    value = np.uint64(0)
     i = begin
     while i < end:
-        start = i
-        point = np.int64(text[i])
-        i += 1
-        if point >= 0x80:
-            more = 1 if point < 0xE0 else 2 if point < 0xF0 else 3
-            point &= 0x3F >> more
-            for _ in range(more):
-                point = point << 6 | text[i] & 0x3F
-                i += 1
-        kind = classes[point]
-        if kind != LETTER or previous != LETTER:
-            if previous != SPACE:
-                ends[n], hashes[n] = start, value
-                n += 1
-            begins[n], value = start, np.uint64(0)
-        for j in range(start, i):
-            value = (value << _BYTE | text[j]) ^ (value >> _TOP) * _MULTIPLIER
-        previous = kind
-    if previous != SPACE:
-        ends[n], hashes[n] = end, value
-        n += 1
+        start, value, kind = i, np.uint64(0), LETTER
+        while i < end and text[i] < 0x80 and classes[text[i]] == LETTER:  # fast, where it is enough
+            value = _hash(value, text[i])
+            i += 1
+        while i < end and kind == LETTER:
+            point, after = _point(text, i)
+            if i > start and classes[point] != LETTER:
+                break
+            kind = classes[point]
+            for j in range(i, after):
+                value = _hash(value, text[j])
+            i = after
+        if kind != SPACE:
+            begins[n], ends[n], hashes[n] = start, i, value
+            n += 1
     return n
-
-
-@_compiled(_INT(_HASH, _INT))
-def _home(key, mask):
-    return np.int64(key * _MULTIPLIER >> _HALF) & mask
 
 
 @_compiled(_INT(_TEXT, _INT, _INT, _HASH, _BYTES, _WORDS))
 def _find_word(text, begin, end, value, letters, words):
     """Return the place in ``words`` of the token ``text[begin:end]``; of an absent one, ~ that of the gap."""
     mask = len(words) - 1
-    place = _home(value, mask)
+    place = np.int64(value * _MULTIPLIER >> _HALF) & mask
     while words[place].length:
         if words[place].hash == value and words[place].length == end - begin:
             same = 0 if end - begin > 8 else end - begin
@@ -83,28 +100,46 @@ def _find_word(text, begin, end, value, letters, words):
     return ~place
 
 
-@_compiled(_HASH(_INT, _INT))
-def _key(prefix, word):
-    """Return what stands for an n-gram; 0 stands for none."""
-    return (np.uint64(prefix) << _HALF | np.uint64(word)) + np.uint64(1)
+@_compiled(types.Tuple((_INT, _INT))(_WORDS, _SLOTS))
+def _bits(words, slots):
+    """Return how many bits of a key a slot holds, and how many a key has; ``slots`` is no shorter than ``words``."""
+    low = 1
+    while 1 << low - 1 < len(words):
+        low += 1
+    whole = low
+    while 1 << whole - low < len(slots):
+        whole += 1
+    return low, whole
 
 
-@_compiled(_INT(_INT, _INT, _SLOTS))
-def _find_slot(prefix, word, slots):
+@_compiled(_HASH(_INT, _INT, _INT, _WORDS))
+def _key(prefix, word, bits, words):
+    """Return a number of so many bits that stands for one n-gram alone."""
+    return np.uint64(prefix * len(words) + word) * _MULTIPLIER & np.uint64((1 << bits) - 1)
+
+
+@_compiled(types.Tuple((_INT, types.uint32))(_HASH, _INT))
+def _home(key, low):
+    """Return the home of a key, and what stands there in its slot."""
+    return np.int64(key >> np.uint64(low)), np.uint32(key & np.uint64((1 << low) - 1)) + np.uint32(1 << low)
+
+
+@_compiled(_INT(_HASH, _INT, _SLOTS))
+def _find_slot(key, low, slots):
     """Return the place in ``slots`` of an n-gram; of an absent one, ~ that of the gap."""
     mask = len(slots) - 1
-    key = _key(prefix, word)
-    place = _home(key, mask)
-    while slots[place].key:
-        if slots[place].key == key:
+    place, content = _home(key, low)
+    while slots[place]:
+        if slots[place] == content:
             return place
         place = (place + 1) & mask
+        content += np.uint32(1 << low)
     return ~place
 
 
-@_compiled(_INT(_TEXT, _INTS, _FLOATS, _FLOATS, _BYTES, _BYTES, _WORDS, _SLOTS))
-def fill(ngrams, ends, pull, square, classes, letters, words, slots):
-    """Fill the empty ``letters``, ``words`` and ``slots``.
+@_compiled(_INT(_TEXT, _INTS, _FLOATS, _FLOATS, _BYTES, _BYTES, _WORDS, _SLOTS, _VALUES))
+def fill(ngrams, ends, pull, square, classes, letters, words, slots, values):
+    """Fill the empty ``letters``, ``words``, ``slots`` and ``values``.
 
     Parameters
     ----------
@@ -118,13 +153,16 @@ def fill(ngrams, ends, pull, square, classes, letters, words, slots):
         SPACE, MARK or LETTER for each code point.
     letters : ndarray of uint8, as long as ``ngrams``
     words, slots : ndarray of WORD and of SLOT
-        All zero. Their lengths are powers of two.
+        All zero. Their lengths are powers of two; ``slots`` is no shorter.
+    values : ndarray of VALUE, as long as ``slots``
 
     Returns
     -------
     int
-        The row of an n-gram whose prefix or last token is not in the table; -1 if there is none.
+        The row of an n-gram whose prefix or last token is not in the table, or that stands there twice, or that
+        is too far from its home; -1 if there is none.
     """
+    low, bits = _bits(words, slots)
     longest = 0
     begin = 0
     for row in range(len(ends)):
@@ -158,45 +196,50 @@ def fill(ngrams, ends, pull, square, classes, letters, words, slots):
                 if k == 0:
                     node = word
                     continue
-                slot = _find_slot(node, word, slots)
+                key = _key(node, word, bits, words)
+                slot = _find_slot(key, low, slots)
                 if k < n - 1:
                     if slot < 0:
                         return row
                     node = len(words) + slot
-                elif slot >= 0:
+                    continue
+                home, content = _home(key, low)
+                content = (((~slot - home) & (len(slots) - 1)) << low) + np.int64(content)
+                if slot >= 0 or content >> 32:
                     return row
-                else:
-                    slots[~slot].key = _key(node, word)
-                    slots[~slot].pull, slots[~slot].square = pull[row], square[row]
+                slots[~slot] = content
+                values[~slot].pull, values[~slot].square = pull[row], square[row]
     return -1
 
 
 @_compiled(
     types.Tuple((types.float64, types.float64, _INT))(
-        _TEXT, _INT, _INT, _INT, _BYTES, _BYTES, _WORDS, _SLOTS, _HITS
+        _TEXT, _INT, _INT, _INT, _BYTES, _BYTES, _WORDS, _SLOTS, _VALUES, _HITS
     )
 )
-def _known(text, begin, end, ngram_max, classes, letters, words, slots, hits):
+def _known(text, begin, end, ngram_max, classes, letters, words, slots, values, hits):
     """Return pulls and squares summed over the distinct known n-grams of ``text[begin:end]``; their number.
 
     Write as many of them to ``hits`` as it holds.
     """
     length = end - begin
     begins, ends = np.empty(length, np.int32), np.empty(length, np.int32)
-    keys, ahead = np.empty(length, np.uint64), np.empty(length, np.uint64)
-    n = _tokenize(text, begin, end, classes, begins, ends, keys)
+    hashes = np.empty(length, np.uint64)
+    n = _tokenize(text, begin, end, classes, begins, ends, hashes)
     token, node = np.empty(n, np.int32), np.empty(n, np.int32)
+    keys, ahead = np.empty(n, np.uint64), np.empty(n, np.uint32)
     size = 8
     while size < 2 * n:
         size *= 2
     seen = np.empty(size, np.int32)
     mask = len(slots) - 1
+    low, bits = _bits(words, slots)
     pull = square = 0.0
     found = 0
     live = 0
     starts = begins  # the spans are not needed once the words are found
     for j in range(n):
-        token[j] = _find_word(text, begins[j], ends[j], keys[j], letters, words)
+        token[j] = _find_word(text, begins[j], ends[j], hashes[j], letters, words)
         if token[j] >= 0:
             starts[live], node[live] = j, token[j]
             live += 1
@@ -205,23 +248,22 @@ def _known(text, begin, end, ngram_max, classes, letters, words, slots, hits):
             candidates = 0
             for j in range(live):
                 last = starts[j] + order - 1
-                if last < n and token[last] >= 0:
-                    keys[candidates] = _key(node[j], token[last])
+                if last < n:
+                    keys[candidates] = _key(node[j], token[last], bits, words)
                     starts[candidates] = starts[j]
-                    candidates += 1
+                    candidates += 1 if token[last] >= 0 else 0  # which no branch has to foresee
             for j in range(candidates):
-                # memory answers such independent reads side by side
-                ahead[j] = slots[_home(keys[j], mask)].key
+                ahead[j] = slots[_home(keys[j], low)[0]]  # memory answers such independent reads side by side
             live = 0
             for j in range(candidates):
-                place = _home(keys[j], mask)
+                place, content = _home(keys[j], low)
                 other = ahead[j]
-                while other != keys[j] and other:
+                while other != content and other:
                     place = (place + 1) & mask
-                    other = slots[place].key
-                if other:
-                    starts[live], node[live] = starts[j], len(words) + place
-                    live += 1
+                    content += np.uint32(1 << low)
+                    other = slots[place]
+                starts[live], node[live] = starts[j], len(words) + place
+                live += 1 if other else 0
         for j in range(size):
             seen[j] = -1
         for j in range(live):
@@ -233,7 +275,7 @@ def _known(text, begin, end, ngram_max, classes, letters, words, slots, hits):
                 if order == 1:
                     p, s = words[node[j]].pull, words[node[j]].square
                 else:
-                    p, s = slots[node[j] - len(words)].pull, slots[node[j] - len(words)].square
+                    p, s = values[node[j] - len(words)].pull, values[node[j] - len(words)].square
                 pull += p
                 square += s
                 if found < len(hits):
@@ -243,8 +285,8 @@ def _known(text, begin, end, ngram_max, classes, letters, words, slots, hits):
     return pull, square, found
 
 
-@_compiled(types.void(_TEXT, _INTS, _INT, _BYTES, _BYTES, _WORDS, _SLOTS, _HITS, _DOUBLES, _DOUBLES))
-def score(texts, ends, ngram_max, classes, letters, words, slots, hits, scores, known):
+@_compiled(types.void(_TEXT, _INTS, _INT, _BYTES, _BYTES, _WORDS, _SLOTS, _VALUES, _HITS, _DOUBLES, _DOUBLES))
+def score(texts, ends, ngram_max, classes, letters, words, slots, values, hits, scores, known):
     """Fill ``scores``, ``known`` and ``hits``.
 
     Parameters
@@ -254,7 +296,7 @@ def score(texts, ends, ngram_max, classes, letters, words, slots, hits, scores, 
     ends : ndarray of int64 of shape (n_texts,)
         Where each ends.
     ngram_max : int
-    classes, letters, words, slots
+    classes, letters, words, slots, values
         As :func:`fill` left them.
     hits : ndarray of HIT
         Filled with the known n-grams of the last text, as many as it holds.
@@ -263,7 +305,9 @@ def score(texts, ends, ngram_max, classes, letters, words, slots, hits, scores, 
     """
     begin = 0
     for i in range(len(ends)):
-        pull, square, n = _known(texts, begin, ends[i], ngram_max, classes, letters, words, slots, hits)
+        pull, square, n = _known(
+            texts, begin, ends[i], ngram_max, classes, letters, words, slots, values, hits
+        )
         scores[i] = pull / np.sqrt(square) if n else 0.0
         known[i] = n
         begin = ends[i]

@@ -104,6 +104,8 @@ class NgramScorer:
         table = terms if isinstance(terms, pa.Array) else pa.array(terms, pa.string())
         _, offsets, letters = table.cast(pa.large_string()).buffers()
         n_words = pc.sum(pc.equal(pc.count_substring(table, " "), 0)).as_py() or 0
+        words = _places(2 * n_words)
+        slots = max(_places(4 * (len(table) - n_words) // 3), words)
         self._kernels = kernels()
         self._settings = settings
         self._no_hits = np.empty(0, self._kernels.HIT)
@@ -111,8 +113,9 @@ class NgramScorer:
             settings.ngram_max,
             _classes(),
             np.empty(letters.size if letters else 0, np.uint8),
-            np.zeros(_places(n_words), self._kernels.WORD),
-            np.zeros(_places(len(table) - n_words), self._kernels.SLOT),
+            np.zeros(words, self._kernels.WORD),
+            np.zeros(slots, self._kernels.SLOT),
+            np.zeros(slots, self._kernels.VALUE),
         )
         wrong = self._kernels.fill(
             np.frombuffer(letters or b"", np.uint8),
@@ -124,7 +127,7 @@ class NgramScorer:
         if wrong >= 0:
             raise ValueError(
                 f"row {wrong} of the n-gram table, {table[wrong].as_py()!r}, stands there twice, "
-                "or before its prefix or without it, or without its last word"
+                "or before its prefix or without it, or without its last word, or among too many that hash alike"
             )
 
     @classmethod
@@ -132,12 +135,15 @@ class NgramScorer:
         """Read a scorer from the folder that training exported."""
         settings = Settings(**json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
         table = pq.read_table(folder / TABLE)
-        return cls(
+        scorer = cls(
             terms=table["ngram"].combine_chunks(),
             idf=table["idf"].to_numpy(),
             weight=table["weight"].to_numpy(),
             settings=settings,
         )
+        del table
+        pa.default_memory_pool().release_unused()  # else a third of what a server holds is of no use
+        return scorer
 
     def log_odds(self, texts: Iterable[str]) -> np.ndarray:
         """Return the calibrated log-odds of *positive*, of shape (n_texts,)."""
@@ -183,9 +189,9 @@ class NgramScorer:
         return by.saturating * np.tanh(scaled) + by.growing * scaled * np.log1p(known) + by.intercept
 
 
-def _places(entries: int) -> int:
-    """Return the length of a table for open addressing: a power of two, at least twice the entries."""
-    return 1 << max(2 * entries - 1, 1).bit_length()
+def _places(least: int) -> int:
+    """Return the length of a table for open addressing: a power of two above ``least``, so that a gap is left."""
+    return 1 << least.bit_length()
 
 
 @cache

@@ -1,4 +1,5 @@
 import concurrent.futures
+import itertools
 import sys
 import unicodedata
 from pathlib import Path
@@ -143,9 +144,9 @@ def test_words_with_equal_hashes_are_told_apart() -> None:
     compiled = kernels()
     classes = np.full(0x110000, compiled.LETTER, np.uint8)
     letters, one = np.empty(9, np.uint8), np.ones(1, np.float32)
-    words, slots = np.zeros(2, compiled.WORD), np.zeros(2, compiled.SLOT)
+    tables = tuple(np.zeros(2, kind) for kind in (compiled.WORD, compiled.SLOT, compiled.VALUE))
     ends = np.array([9])
-    assert compiled.fill(np.frombuffer(word, np.uint8), ends, one, one, classes, letters, words, slots) == -1
+    assert compiled.fill(np.frombuffer(word, np.uint8), ends, one, one, classes, letters, *tables) == -1
     scores, known = np.empty(2), np.empty(2)
     compiled.score(
         np.frombuffer(word + forged, np.uint8),
@@ -153,13 +154,38 @@ def test_words_with_equal_hashes_are_told_apart() -> None:
         1,
         classes,
         letters,
-        words,
-        slots,
+        *tables,
         np.empty(0, compiled.HIT),
         scores,
         known,
     )
     assert known.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
+def test_every_bigram_is_told_from_every_other(share: float) -> None:
+    """What a slot keeps of an n-gram is less than the n-gram, yet enough."""
+    words = [f"w{i}" for i in range(90)]
+    pairs = [f"{a} {b}" for a, b in itertools.product(words, words)]
+    chosen = set(np.random.default_rng(0).choice(pairs, int(share * len(pairs)), replace=False))
+    terms = sorted({*words, *chosen})
+    ones = np.ones(len(terms))
+    scorer = NgramScorer(terms, ones, ones, plain(ngram_max=2))
+    for pair in pairs:
+        known = {one["ngram"] for one in scorer.explain(pair, 9)["ngrams"]}
+        assert known == {*pair.split(), *({pair} & chosen)}
+
+
+def test_an_ngram_too_far_from_its_home_is_named_and_not_kept() -> None:
+    compiled = kernels()
+    classes = np.zeros(0x110000, np.uint8)
+    classes[ord("a")] = compiled.LETTER
+    ones, letters = np.ones(2, np.float32), np.empty(9, np.uint8)
+    words, slots, values = (np.zeros(2**18, kind) for kind in (compiled.WORD, compiled.SLOT, compiled.VALUE))
+    slots[1:] = 1  # the only gap is further than a slot can say
+    text, ends = np.frombuffer(b"aa a", np.uint8), np.array([1, 4])
+    assert compiled.fill(text, ends, ones, ones, classes, letters, words, slots, values) == 1
+    assert not slots[0]
 
 
 def test_real_reviews_score_as_the_pipeline_does(scorer: NgramScorer, fitted, reviews: pd.DataFrame) -> None:
