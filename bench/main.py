@@ -9,7 +9,7 @@ import click
 import pandas as pd
 
 from bench.inprocess import PEERS
-from bench.models import JUDGES, accuracies, fetch_ours, label, megabytes, save_noop, train
+from bench.models import JUDGES, accuracies, fetch_ours, label, megabytes, train
 from bench.processes import ROOT, BenchError, ask, cores
 from bench.report import write
 from bench.servers import MLSERVER, SERVERS, measure
@@ -79,9 +79,6 @@ def bench(names: list[str], rounds: int, settings: dict[str, Any], model: str | 
             (folder / "ours").mkdir()
             files, logged, remarks = fetch_ours(model, len(table), folder / "ours")
             models |= {name: dict(logged) for name in files if name in needed}
-        if "noop" in needed:
-            files["noop"] = str(folder / "noop")
-            save_noop(folder / "noop")
         for name in sorted(needed & {"usual", "fasttext"}):
             files[name] = str(folder / name)
             models[name]["train_seconds"] = train(name, training_rows, folder / name, core)
@@ -103,7 +100,7 @@ def bench(names: list[str], rounds: int, settings: dict[str, Any], model: str | 
                 own = folder / f"{name}-{turn}"
                 own.mkdir()
                 expected = [labels[server.model][row] for row in long]
-                note(turn, "http", name, measure(server, files[server.model], own, job, expected))
+                note(turn, "http", name, measure(server, files.get(server.model), own, job, expected))
     if {"ours", "sklearn"} <= needed:
         pairs = list(zip(labels["ours"], labels["sklearn"], strict=True))
         agree = sum(ours == theirs for ours, theirs in pairs)

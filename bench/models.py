@@ -85,11 +85,12 @@ def fetch_ours(
     return {"ours": str(copy), "sklearn": pipeline}, figures, remarks
 
 
-def save_noop(path: Path) -> None:
-    """Save the model that does nothing."""
+def save_pyfunc(name: str, path: Path, pipeline: str | None) -> None:
+    """Save ``bench/peers/<name>.py`` as a pyfunc with our signature, around a scikit-learn pipeline or nothing."""
     mlflow.pyfunc.save_model(
         path,
-        python_model=str(ROOT / "bench" / "peers" / "noop_model.py"),
+        python_model=str(ROOT / "bench" / "peers" / f"{name}.py"),
+        artifacts={"pipeline": pipeline} if pipeline else None,
         signature=SIGNATURE,
         input_example=pd.DataFrame({"text": ["A film."]}),
         pip_requirements=["mlflow"],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.load import PROTOCOLS
+from bench.models import save_pyfunc
 from bench.processes import ROOT, BenchError, ask, cores, memory, running, wait_for_answer
 
 MLSERVER = ROOT / ".venv-bench-mlserver" / "bin" / "mlserver"
@@ -42,6 +43,8 @@ class Server:
 SERVERS = {
     "mlflow-ours": Server("ours: `mlflow models serve`", "mlflow", "ours"),
     "mlflow-ours-2-workers": Server("ours: the same, 2 workers", "mlflow", "ours", workers=2),
+    "mlflow-usual": Server("`mlflow models serve`, usual pipeline", "mlflow", "usual"),
+    "mlflow-sklearn": Server("`mlflow models serve`, the pipeline that ours equals", "mlflow", "sklearn"),
     "fastapi-usual": Server("FastAPI app, usual pipeline", "fastapi", "usual"),
     "fastapi-sklearn": Server("FastAPI app, the pipeline that ours equals", "fastapi", "sklearn"),
     "bentoml-usual": Server("BentoML, usual pipeline", "bentoml", "usual"),
@@ -63,24 +66,29 @@ def free_ports(count: int) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
-def prepare(server: Server, path: str, folder: Path) -> tuple[list[str], dict[str, str], int]:
-    """Return the command of a server, its environment and its port; write the settings it needs to ``folder``.
+def prepare(server: Server, path: str | None, folder: Path) -> tuple[list[str], dict[str, str], int]:
+    """Return the command of a server, its environment and its port; write what else it needs to ``folder``.
 
     Parameters
     ----------
     server : Server
-    path : str
-        Where its model is.
+    path : str, optional
+        Where its model is; the one that does nothing has no path.
     folder : Path
         Its working directory.
     """
     port, *others = free_ports(3)
     address = ["--host", "127.0.0.1", "--port", str(port)]
     python = [sys.executable, "-m"]
-    environment = {"PIPELINE": path}
+    model = path or ""
+    environment = {"PIPELINE": model}
     match server.product:
         case "mlflow":
-            command = [*python, "mlflow", "models", "serve", "--model-uri", path, "--env-manager", "local"]
+            if server.model != "ours":
+                peer = "noop_model" if server.model == "noop" else "pipeline_model"
+                save_pyfunc(peer, folder / "model", path)
+                model = str(folder / "model")
+            command = [*python, "mlflow", "models", "serve", "--model-uri", model, "--env-manager", "local"]
             command += ["--workers", str(server.workers), *address]
         case "fastapi":
             command = [*python, "uvicorn", "bench.peers.fastapi_app:app", *address]
@@ -91,26 +99,26 @@ def prepare(server: Server, path: str, folder: Path) -> tuple[list[str], dict[st
         case _:
             settings: dict[str, Any] = {"host": "127.0.0.1", "debug": False, "parallel_workers": 0}
             settings |= {"http_port": port, "grpc_port": others[0], "metrics_port": others[1]}
-            model = {
+            described = {
                 "name": "sentiment",
                 "implementation": "bench.peers.mlserver_model.SentimentModel",
-                "parameters": {"uri": path},
+                "parameters": {"uri": model},
             }
             (folder / "settings.json").write_text(json.dumps(settings))
-            (folder / "model-settings.json").write_text(json.dumps(model))
+            (folder / "model-settings.json").write_text(json.dumps(described))
             command = [str(MLSERVER), "start", str(folder)]
     return command, environment, port
 
 
 def measure(
-    server: Server, path: str, folder: Path, job: dict[str, Any], labels: list[str]
+    server: Server, path: str | None, folder: Path, job: dict[str, Any], labels: list[str]
 ) -> dict[str, float]:
     """Start a server, time its first answer, load it, weigh it and end it.
 
     Parameters
     ----------
     server : Server
-    path : str
+    path : str, optional
         Where its model is.
     folder : Path
         Empty, the server's own.
