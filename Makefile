@@ -14,7 +14,7 @@ export REASON ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env data run test lint format serve promote rollback history ui bench clean
+.PHONY: help env data run test lint format serve promote rollback history ui bench growth clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ ui: env ## the MLflow UI on the project's store (UI_PORT=5001)
 
 bench: .venv-bench/.made .venv-bench-mlserver/.made ## measure us and our peers into docs/benchmarks (ARGS='--quick')
 	.venv-bench/bin/python -m bench.main $(ARGS)
+
+growth: .venv-bench/.made ## measure training from 5,000 to 200,000 rows into docs/benchmarks
+	.venv-bench/bin/python -m bench.growth $(ARGS)
 
 .venv-bench/.made: bench/requirements.txt requirements.txt
 .venv-bench-mlserver/.made: bench/requirements-mlserver.txt requirements.txt

@@ -93,14 +93,14 @@ def running(
         try:
             yield process
         finally:
-            family = _family(process.pid)
+            members = family(process.pid)
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            for member in family:
+            for member in members:
                 with suppress(psutil.NoSuchProcess):
                     member.kill()
             process.wait()
-            psutil.wait_procs(family, timeout=10)
+            psutil.wait_procs(members, timeout=10)
 
 
 def wait_for_answer(
@@ -130,12 +130,12 @@ def wait_for_answer(
 
 def memory(process: subprocess.Popen[bytes]) -> tuple[float, float]:
     """Return resident megabytes of the largest process without children (a worker), and of all processes."""
-    family = _family(process.pid)
-    sizes = {member: member.memory_info().rss / MEGABYTE for member in family}
+    sizes = {member: member.memory_info().rss / MEGABYTE for member in family(process.pid)}
     return max(size for member, size in sizes.items() if not member.children()), sum(sizes.values())
 
 
-def _family(pid: int) -> list[psutil.Process]:
+def family(pid: int) -> list[psutil.Process]:
+    """Return a process and all its descendants; nothing if it has ended."""
     try:
         parent = psutil.Process(pid)
         return [parent, *parent.children(recursive=True)]
