@@ -211,7 +211,9 @@ def markdown(result: dict[str, Any], drawn: list[str]) -> str:
             "The client is the same for all: raw HTTP/1.1, kept-alive connections, TCP_NODELAY. One review is the time of a request while one "
             f"client asks, for {settings['seconds']:g} s; a batch is one request with all reviews. All {checked:,.0f} answers were "
             "200 with the label that the model gives in process, else there would be no report. Cold start: from the start of the "
-            "process to the first answer with 200, files in the page cache. RSS after the load; a worker is the largest process "
+            "process to the first answer with 200, files in the page cache; ours has run on this machine before, else it compiles "
+            "for some 2 s more. Each has its fastest documented settings: uvloop and httptools for all, MLServer without its pool of "
+            "worker processes, and for MLflow `inputs` for one review, `dataframe_split` for the batch. RSS after the load; a worker is the largest process "
             "without children. The floor has no rank: it answers without reading.",
             "",
         ]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from training.fit import Settings
+from training.fit import RATIO_POWER, Settings
 
 _METRICS = ("accuracy", "f1", "precision", "recall", "roc_auc", "log_loss", "brier", "ece")
 
@@ -47,6 +47,7 @@ def model_card(
     positive = strongest[strongest["contribution"] > 0]["ngram"].head(10)
     negative = strongest[strongest["contribution"] < 0]["ngram"].tail(10).iloc[::-1]
     counts = ", ".join(f"{n:,} from {name}" for name, n in list(summary["sources"].items())[:10])
+    most = f"at most {settings.max_features:,} " if settings.max_features else ""
     return "\n".join(
         [
             "# SentimentClassifier",
@@ -55,9 +56,10 @@ def model_card(
             "",
             "## Model",
             "",
-            f"Cleaning, TF-IDF over 1- to {settings.ngram_max}-grams of words and punctuation (binary term "
-            f"frequency, min_df {settings.min_df}), Naive-Bayes log-count ratios (Wang & Manning 2012), logistic "
-            f"regression (C = {settings.C:g}), Platt calibration on cross-validated scores; seed {settings.seed}.",
+            f"Cleaning, TF-IDF over {most}1- to {settings.ngram_max}-grams of words and punctuation (binary term "
+            f"frequency, min_df {settings.min_df}), Naive-Bayes log-count ratios (Wang & Manning 2012; smoothing "
+            f"{settings.alpha:g}, to the power of {RATIO_POWER:g}), logistic "
+            f"regression (C = {settings.C:g}), calibration by length on cross-validated scores; seed {settings.seed}.",
             "",
             "## Data",
             "",

@@ -112,7 +112,7 @@ def fit(table: pd.DataFrame, counter: CountVectorizer, counts: sp.csr_matrix, se
     # liblinear gives up the interpreter lock: threads use every core and share the matrix
     work = joblib.Parallel(n_jobs=-1, backend="threading", return_as="generator")
     tasks = [joblib.delayed(_fit)(counts, y, np.arange(len(y)), settings)]
-    tasks += [joblib.delayed(_judge)(counts, y, seen, unseen, settings) for seen, unseen in splits]
+    tasks += [joblib.delayed(judge)(counts, y, seen, unseen, settings) for seen, unseen in splits]
     with _too_rare(settings):
         final, held_out, *left_out = tqdm(work(tasks), total=len(tasks), desc="fits", disable=None)
     scores, known = np.empty(len(y)), np.empty(len(y))
@@ -143,10 +143,19 @@ def _fit(counts: sp.csr_matrix, y: np.ndarray, rows: np.ndarray, settings: Setti
     return linear.fit(counts[rows], y[rows])
 
 
-def _judge(
+def judge(
     counts: sp.csr_matrix, y: np.ndarray, seen: np.ndarray, unseen: np.ndarray, settings: Settings
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the linear scores of unseen rows, and how many of their n-grams were known."""
+    """Fit on the rows ``seen``; return the linear scores of the rows ``unseen``, and how many of their n-grams were known.
+
+    Parameters
+    ----------
+    counts : csr_matrix of shape (n_rows, n_ngrams)
+    y : ndarray of bool of shape (n_rows,)
+    seen, unseen : ndarray of int
+        Row numbers.
+    settings : Settings
+    """
     fitted = _fit(counts, y, seen, settings)
     features = fitted[:2].transform(counts[unseen])
     return fitted[2:].decision_function(features), np.diff(features.indptr)

@@ -199,6 +199,13 @@ def test_a_text_scores_the_same_alone_and_in_any_batch(scorer: NgramScorer, revi
     assert scorer.log_odds(texts[::-1]).tolist() == alone[::-1]
 
 
+def test_everything_is_compiled_before_the_first_text() -> None:
+    compiled = kernels()
+    assert len(compiled.fill.signatures) == len(compiled.score.signatures) == 1
+    with pytest.raises(TypeError, match="No matching definition"):
+        compiled.score(*[1.0] * 11)  # another signature is refused, not compiled
+
+
 def test_threads_may_share_a_scorer(scorer: NgramScorer, reviews: pd.DataFrame) -> None:
     texts = reviews["review"].tolist()
     expected = scorer.log_odds(texts).tolist()

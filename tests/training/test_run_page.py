@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from mlflow.tracking import MlflowClient
 
+from tests.conftest import SMALL
 from training.train import Candidate
 
 
@@ -16,7 +17,9 @@ def test_the_run_tells_the_whole_story(
     store: MlflowClient, candidate: Candidate, reviews: pd.DataFrame
 ) -> None:
     run = store.get_run(candidate.run_id)
-    assert run.data.params == {"ngram_max": "2", "min_df": "2", "C": "100.0", "seed": "0", "rows": "1200"}
+    expected = SMALL.as_params() | {"rows": 1200}
+    assert run.data.params == {name: str(value) for name, value in expected.items()}
+    assert set(expected) == {"ngram_max", "min_df", "max_features", "alpha", "C", "seed", "rows"}
 
     metrics = run.data.metrics
     names = {"accuracy", "f1", "precision", "recall", "roc_auc", "log_loss", "brier", "ece"}
