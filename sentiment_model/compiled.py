@@ -15,7 +15,8 @@ def kernels() -> ModuleType:
     numba keeps what it compiled beside the source file, and keys it by the path of that file. A version
     is served from a folder that is new each time, and nothing may be written into it: so the source is
     compiled from a copy in ``$XDG_CACHE_HOME/sentiment-model`` (``~/.cache`` if that is not set), under
-    its own digest. Where no such folder can be made it is compiled at every start, which takes seconds.
+    its own digest. Where no such folder can be made, or another user may write there, it is compiled at every
+    start, which takes seconds.
     """
     source = Path(__file__).with_name("kernels.py").read_bytes()
     name = f"sentiment_kernels_{hashlib.sha256(source).hexdigest()[:16]}"
@@ -23,7 +24,7 @@ def kernels() -> ModuleType:
         try:
             home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
             _import(name, source, Path(home, "sentiment-model", name))
-        except (OSError, RuntimeError):  # no home, or one that cannot be written
+        except (OSError, RuntimeError):  # no home, or one that is not for us alone to write
             with tempfile.TemporaryDirectory() as folder:
                 _import(name, source, Path(folder))
     return sys.modules[name]
@@ -31,6 +32,8 @@ def kernels() -> ModuleType:
 
 def _import(name: str, source: bytes, folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if hasattr(os, "getuid") and (folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022):
+        raise PermissionError(f"{folder} is not the user's own: what others leave there is not run")
     path = folder / "kernels.py"
     if not path.exists() or path.read_bytes() != source:
         with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:

@@ -282,6 +282,18 @@ def test_the_kernels_are_compiled_without_a_home(tmp_path: Path, monkeypatch: py
     assert kernels().score.signatures
 
 
+def test_nothing_is_run_from_a_folder_where_others_may_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_to_all = tmp_path / "sentiment-model" / kernels().__name__
+    open_to_all.mkdir(parents=True)
+    open_to_all.chmod(0o777)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delitem(sys.modules, kernels().__name__)
+    assert kernels().score.signatures
+    assert not list(open_to_all.iterdir())
+
+
 def test_ngrams_do_not_leave_the_text() -> None:
     assert ngrams("a b c", 4) == ["a", "b", "c", "a b", "b c", "a b c"]
 
