@@ -177,11 +177,14 @@ def markdown(found: list[dict[str, float]], law: dict[str, float], real: int) ->
         cells = [f"{point['rows']:,.0f}", *(f"{point[name]:,.3g}" for name in (*MEASURES, *STEPS))]
         lines.append(f"| {' | '.join(cells)} |")
     slopes = ", ".join(f"{title.split(',')[0]} as rows^{law[name]:.2f}" for name, title in MEASURES.items())
+    last = {name: (found[-1][name] - found[-2][name]) for name in ("rows", *MEASURES)}
     return "\n".join(
         [
             *lines,
             "",
-            f"Seen: {slopes} (straight line through the logarithms of all sizes).",
+            f"Seen: {slopes} (straight line through the logarithms of all sizes). From the last size but one to the last, 1,000 "
+            f"rows more cost {last['seconds'] / last['rows'] * 1e3:.2f} s, {last['gigabytes'] / last['rows'] * 1e6:.0f} MB of memory, "
+            f"{last['ngrams'] / last['rows'] * 1e9:,.0f} n-grams and {last['artifact'] / last['rows'] * 1e3:.2f} MB of artifact.",
             "",
             "Each size was trained once by `python -m training.train` with the default settings, from the table to the logged "
             "model; the time is that of the whole command, the memory the largest sum over its processes, sampled every 50 ms. "
