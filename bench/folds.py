@@ -23,15 +23,15 @@ NEIGHBOURS = 60  # so that few films fall on both sides of a cut
 
 
 def cross_validate(table: pd.DataFrame, settings: Settings, together: bool) -> pd.DataFrame:
-    """Return the share of right answers for each fold (rows) and source (columns) of a training table."""
+    """Return the share of right answers, before calibration, for each fold (rows) and source (columns)."""
     _, counts = count(table, settings)
     training_rows = np.flatnonzero(table["split"] == "train")
     rows = table.iloc[training_rows].reset_index(drop=True)
     y = (table["sentiment"] == "positive").to_numpy()
     place = rows.groupby(["source", "sentiment"]).cumcount() // NEIGHBOURS
     groups = rows["source"] + rows["sentiment"] + place.astype(str)
-    kind = GroupKFold if together else KFold
-    folds = kind(FOLDS, shuffle=True, random_state=settings.seed).split(rows, groups=groups)
+    drawn = {"n_splits": FOLDS, "shuffle": True, "random_state": settings.seed}
+    folds = GroupKFold(**drawn).split(rows, groups=groups) if together else KFold(**drawn).split(rows)
     work = joblib.Parallel(n_jobs=-1, backend="threading", return_as="generator")
     splits = [(training_rows[rest], training_rows[fold], fold) for rest, fold in folds]
     judged = work(joblib.delayed(judge)(counts, y, seen, unseen, settings) for seen, unseen, _ in splits)
