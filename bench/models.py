@@ -38,7 +38,7 @@ def fetch_ours(
     rows : int
         Of the table of reviews.
     folder : Path
-        Existing and empty.
+        Existing and empty; the pipeline goes beside it.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def fetch_ours(
             copy = fetch(find(client, PRODUCTION), folder)
         logged = Model.load(str(copy))
         run = client.get_run(logged.run_id)
-        into = folder / "run"
+        into = folder.with_name("run")
         into.mkdir()
         pipeline = client.download_artifacts(logged.run_id, "pipeline/pipeline.cloudpickle", str(into))
         known = run.data.metrics

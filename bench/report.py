@@ -25,7 +25,16 @@ PACKAGES = (
     *("pydantic", "uvicorn", "uvloop", "httptools", "bentoml", "fasttext-numpy2-wheel", "vaderSentiment"),
     *("textblob",),
 )
-MLSERVER_PACKAGES = ("mlserver", "fastapi", "starlette", "pydantic", "uvicorn", "uvloop", "scikit-learn")
+MLSERVER_PACKAGES = (
+    "mlserver",
+    "fastapi",
+    "starlette",
+    "pydantic",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "scikit-learn",
+)
 MODELS = {
     "ours": "ours",
     "sklearn": "the scikit-learn pipeline that ours equals",

@@ -60,17 +60,17 @@ def _hash(value, byte):
     return (value << _BYTE | byte) ^ (value >> _TOP) * _MULTIPLIER
 
 
-@_compiled(_INT(_TEXT, _INT, _INT, _BYTES, _POSITIONS, _POSITIONS, _HASHES))
-def _tokenize(text, begin, end, classes, begins, ends, hashes):
-    """Find the tokens of ``text[begin:end]``; fill their spans and hashes, return their number."""
+@_compiled(_INT(_TEXT, _BYTES, _POSITIONS, _POSITIONS, _HASHES))
+def _tokenize(text, classes, begins, ends, hashes):
+    """Find the tokens of a text; fill their spans and hashes, return their number."""
     n = 0
-    i = begin
-    while i < end:
+    i = 0
+    while i < len(text):
         start, value, kind = i, np.uint64(0), LETTER
-        while i < end and text[i] < 0x80 and classes[text[i]] == LETTER:  # fast, where it is enough
+        while i < len(text) and text[i] < 0x80 and classes[text[i]] == LETTER:  # fast, where it is enough
             value = _hash(value, text[i])
             i += 1
-        while i < end and kind == LETTER:
+        while i < len(text) and kind == LETTER:
             point, after = _point(text, i)
             if i > start and classes[point] != LETTER:
                 break
@@ -173,24 +173,25 @@ def fill(ngrams, ends, pull, square, classes, letters, words, slots, values):
     for first in (True, False):
         begin = used = 0
         for row in range(len(ends)):
-            n = _tokenize(ngrams, begin, ends[row], classes, begins, stops, hashes)
+            ngram = ngrams[begin : ends[row]]
             begin = ends[row]
+            n = _tokenize(ngram, classes, begins, stops, hashes)
             if (n == 1) != first:
                 continue
             if n == 1:
-                word = ~_find_word(ngrams, begins[0], stops[0], hashes[0], letters, words)
+                word = ~_find_word(ngram, begins[0], stops[0], hashes[0], letters, words)
                 if word < 0:
                     return row
                 words[word].hash = hashes[0]
                 words[word].begin, words[word].length = used, stops[0] - begins[0]
                 words[word].pull, words[word].square = pull[row], square[row]
                 for j in range(begins[0], stops[0]):
-                    letters[used] = ngrams[j]
+                    letters[used] = ngram[j]
                     used += 1
                 continue
             node = -1
             for k in range(n):
-                word = _find_word(ngrams, begins[k], stops[k], hashes[k], letters, words)
+                word = _find_word(ngram, begins[k], stops[k], hashes[k], letters, words)
                 if word < 0:
                     return row
                 if k == 0:
@@ -214,18 +215,17 @@ def fill(ngrams, ends, pull, square, classes, letters, words, slots, values):
 
 @_compiled(
     types.Tuple((types.float64, types.float64, _INT))(
-        _TEXT, _INT, _INT, _INT, _BYTES, _BYTES, _WORDS, _SLOTS, _VALUES, _HITS
+        _TEXT, _INT, _BYTES, _BYTES, _WORDS, _SLOTS, _VALUES, _HITS
     )
 )
-def _known(text, begin, end, ngram_max, classes, letters, words, slots, values, hits):
-    """Return pulls and squares summed over the distinct known n-grams of ``text[begin:end]``; their number.
+def _known(text, ngram_max, classes, letters, words, slots, values, hits):
+    """Return pulls and squares summed over the distinct known n-grams of a text; their number.
 
     Write as many of them to ``hits`` as it holds.
     """
-    length = end - begin
-    begins, ends = np.empty(length, np.int32), np.empty(length, np.int32)
-    hashes = np.empty(length, np.uint64)
-    n = _tokenize(text, begin, end, classes, begins, ends, hashes)
+    begins, ends = np.empty(len(text), np.int32), np.empty(len(text), np.int32)
+    hashes = np.empty(len(text), np.uint64)
+    n = _tokenize(text, classes, begins, ends, hashes)
     token, node = np.empty(n, np.int32), np.empty(n, np.int32)
     keys, ahead = np.empty(n, np.uint64), np.empty(n, np.uint32)
     size = 8
@@ -306,7 +306,7 @@ def score(texts, ends, ngram_max, classes, letters, words, slots, values, hits, 
     begin = 0
     for i in range(len(ends)):
         pull, square, n = _known(
-            texts, begin, ends[i], ngram_max, classes, letters, words, slots, values, hits
+            texts[begin : ends[i]], ngram_max, classes, letters, words, slots, values, hits
         )
         scores[i] = pull / np.sqrt(square) if n else 0.0
         known[i] = n
