@@ -284,7 +284,14 @@ def _bars(rows: dict[str, dict[str, list[float]]], keys: dict[str, str], title: 
                 alpha=1 - 0.25 * i,
                 ecolor="black",
             )
-            ax.annotate(label, (0, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7)
+            ax.annotate(
+                f"{label}: {median:,.3g}",
+                (0, place),
+                xytext=(3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=7,
+            )
     ax.set_yticks(range(len(rows)), [SERVERS[name].title.replace("`", "") for name in rows])
     ax.invert_yaxis()
     ax.set_title(title)
