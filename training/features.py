@@ -1,5 +1,8 @@
 """Counting n-grams, and the two transformers between counts and classifier."""
 
+import os
+import threading
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Self
@@ -111,7 +114,12 @@ def count_ngrams(
 def _number_tokens(reviews: Sequence[str]) -> tuple[pa.Array, np.ndarray, np.ndarray]:
     """Return the distinct tokens of all reviews, the number of each token in order, and the tokens per review."""
     slices = list(gen_even_slices(len(reviews), -(-len(reviews) // REVIEWS_PER_TASK)))
-    jobs = joblib.Parallel(n_jobs=min(joblib.cpu_count(), len(slices)), return_as="generator")
+    jobs = joblib.Parallel(
+        n_jobs=min(joblib.cpu_count(), len(slices)),
+        return_as="generator",
+        initializer=_end_with,
+        initargs=(os.getpid(),),
+    )
     numbers: dict[str, int] = {}
     tokens: list[np.ndarray] = []
     lengths: list[int] = []
@@ -123,6 +131,17 @@ def _number_tokens(reviews: Sequence[str]) -> tuple[pa.Array, np.ndarray, np.nda
             progress.update(len(counted))
     get_reusable_executor().shutdown()
     return pa.array(numbers, pa.large_string()), np.concatenate(tokens), np.array(lengths)
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when its parent has ended: else a killed run leaves it waiting to hand over its result."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _number_slice(reviews: Sequence[str]) -> tuple[list[str], np.ndarray, list[int]]:

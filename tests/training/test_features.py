@@ -1,5 +1,10 @@
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from functools import partial
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +15,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sentiment_model.ngrams import ngrams
+from tests.conftest import ROOT
 from training.features import LogCountRatio, MinDocumentFrequency, count_ngrams
 
 
@@ -64,6 +70,27 @@ def test_every_text_is_counted_as_scikit_learn_does(texts: list[str], ngram_max:
             count_ngrams(texts, ngram_max, min_df)
         return
     assert_same(count_ngrams(texts, ngram_max, min_df), theirs)
+
+
+@pytest.mark.skipif(joblib.cpu_count() < 2, reason="one core counts without workers")
+def test_a_killed_count_leaves_no_worker() -> None:
+    code = "from training.features import count_ngrams; count_ngrams(['a b c ' * 200] * 100_000, 1, 2)"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True) as process:
+        until_workers(process.pid, lambda n: n >= 2)
+        process.kill()
+    until_workers(process.pid, lambda n: n == 0)
+
+
+def until_workers(session: int, enough: Callable[[int], bool]) -> None:
+    """Wait for the number of worker processes of a session."""
+    deadline = time.monotonic() + 60
+    while True:
+        asked = ["pgrep", "-s", str(session), "-f", "LokyProcess"]
+        n = subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout.count("\n")
+        if enough(n):
+            return
+        assert time.monotonic() < deadline, f"{n} workers"
+        time.sleep(0.05)
 
 
 @parametrize_with_checks([LogCountRatio(), MinDocumentFrequency(min_df=1)])
