@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -23,7 +24,14 @@ def kernels() -> ModuleType:
     if name not in sys.modules:
         try:
             home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-            _import(name, source, Path(home, "sentiment-model", name))
+            own = Path(home, "sentiment-model", name)
+            try:
+                _import(name, source, own)
+            except (OSError, RuntimeError):
+                raise
+            except Exception:  # a crash can leave half a file, which numba cannot read: anew
+                shutil.rmtree(own)
+                _import(name, source, own)
         except (OSError, RuntimeError):  # no home, or one that is not for us alone to write
             with tempfile.TemporaryDirectory() as folder:
                 _import(name, source, Path(folder))
@@ -32,13 +40,17 @@ def kernels() -> ModuleType:
 
 def _import(name: str, source: bytes, folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if hasattr(os, "getuid") and (folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022):
-        raise PermissionError(f"{folder} is not the user's own: what others leave there is not run")
+    for place in filter(Path.exists, (folder, folder / "__pycache__")):
+        if hasattr(os, "getuid") and (place.stat().st_uid != os.getuid() or place.stat().st_mode & 0o022):
+            raise PermissionError(f"{place} is not the user's own: what others leave there is not run")
     path = folder / "kernels.py"
     if not path.exists() or path.read_bytes() != source:
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-            file.write(source)
-        os.replace(file.name, path)
+        part = folder / f"{os.getpid()}.part"
+        try:
+            part.write_bytes(source)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} cannot be imported")

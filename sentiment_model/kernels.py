@@ -170,6 +170,7 @@ def fill(ngrams, ends, pull, square, classes, letters, words, slots, values):
         begin = ends[row]
     begins, stops = np.empty(longest, np.int32), np.empty(longest, np.int32)
     hashes = np.empty(longest, np.uint64)
+    many = crowd = 1  # one gap is left, at which a search ends
     for first in (True, False):
         begin = used = 0
         for row in range(len(ends)):
@@ -180,8 +181,9 @@ def fill(ngrams, ends, pull, square, classes, letters, words, slots, values):
                 continue
             if n == 1:
                 word = ~_find_word(ngram, begins[0], stops[0], hashes[0], letters, words)
-                if word < 0:
+                if word < 0 or many == len(words):
                     return row
+                many += 1
                 words[word].hash = hashes[0]
                 words[word].begin, words[word].length = used, stops[0] - begins[0]
                 words[word].pull, words[word].square = pull[row], square[row]
@@ -206,8 +208,9 @@ def fill(ngrams, ends, pull, square, classes, letters, words, slots, values):
                     continue
                 home, content = _home(key, low)
                 content = (((~slot - home) & (len(slots) - 1)) << low) + np.int64(content)
-                if slot >= 0 or content >> 32:
+                if slot >= 0 or content >> 32 or crowd == len(slots):
                     return row
+                crowd += 1
                 slots[~slot] = content
                 values[~slot].pull, values[~slot].square = pull[row], square[row]
     return -1

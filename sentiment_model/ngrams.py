@@ -19,6 +19,7 @@ from .compiled import kernels
 
 TABLE = "ngrams.parquet"
 SETTINGS = "settings.json"
+NGRAM_MOST = 8
 
 
 def ngrams(text: str, ngram_max: int) -> list[str]:
@@ -95,14 +96,24 @@ class NgramScorer:
     Raises
     ------
     ValueError
-        If a prefix or a last word is missing, or an n-gram stands in the table twice.
+        If a prefix or a last word is missing, an n-gram stands in the table twice or is not UTF-8, or a number is
+        not finite or out of its range.
     """
 
     def __init__(
         self, terms: Sequence[str] | pa.Array, idf: np.ndarray, weight: np.ndarray, settings: Settings
     ) -> None:
-        table = terms if isinstance(terms, pa.Array) else pa.array(terms, pa.string())
-        _, offsets, letters = table.cast(pa.large_string()).buffers()
+        table = (terms if isinstance(terms, pa.Array) else pa.array(terms, pa.string())).cast(
+            pa.large_string()
+        )
+        table.validate(full=True)
+        if not len(table) == len(idf) == len(weight) or not np.isfinite(idf * weight).all():
+            raise ValueError(f"{len(table)} n-grams need as many finite numbers for idf and weight")
+        if not 1 <= settings.ngram_max <= NGRAM_MOST:
+            raise ValueError(f"ngram_max is {settings.ngram_max}; expected 1 to {NGRAM_MOST}")
+        _, offsets, letters = table.buffers()
+        ends = np.frombuffer(offsets, np.int64)[table.offset : table.offset + len(table) + 1]
+        text = np.frombuffer(letters or b"", np.uint8)[ends[0] : ends[-1]]
         n_words = pc.sum(pc.equal(pc.count_substring(table, " "), 0)).as_py() or 0
         words = _places(2 * n_words)
         slots = max(_places(4 * (len(table) - n_words) // 3), words)
@@ -112,14 +123,14 @@ class NgramScorer:
         self._model = (
             settings.ngram_max,
             _classes(),
-            np.empty(letters.size if letters else 0, np.uint8),
+            np.empty(len(text), np.uint8),
             np.zeros(words, self._kernels.WORD),
             np.zeros(slots, self._kernels.SLOT),
             np.zeros(slots, self._kernels.VALUE),
         )
         wrong = self._kernels.fill(
-            np.frombuffer(letters or b"", np.uint8),
-            np.frombuffer(offsets, np.int64, count=len(table) + 1)[1:].copy(),
+            text,
+            ends[1:] - ends[:1],
             (idf * weight).astype(np.float32),
             (idf * idf).astype(np.float32),
             *self._model[1:],

@@ -38,14 +38,15 @@ class LengthCalibration(BaseEstimator):
             Of rows that the classifier has not seen.
         y : ndarray of bool, shape (n_rows,)
         """
-        self.scale_ = float(scores.std())
+        spread = float(scores.std())
+        self.scale_ = spread if np.isfinite(spread) and spread > np.finfo(np.float32).tiny else 1.0
         scaled = scores / self.scale_
         features = np.column_stack([np.tanh(scaled), scaled * np.log1p(known)])
         line = LogisticRegression(C=np.inf).fit(features, y)
-        falling = line.coef_[0] < 0
-        if falling.any():  # few rows can say so; the other part alone then
+        while (falling := line.coef_[0] < 0).any():  # few rows can say so; the other part alone then, or none
             features[:, falling] = 0
             line.fit(features, y)
+            line.coef_[0, ~features.any(axis=0)] = 0
         self.saturating_, self.growing_ = line.coef_[0].tolist()
         self.intercept_ = float(line.intercept_[0])
         return self

@@ -12,6 +12,7 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from training.calibration import CalibratedClassifier, LengthCalibration
@@ -113,7 +114,8 @@ def fit(table: pd.DataFrame, counter: CountVectorizer, counts: sp.csr_matrix, se
     work = joblib.Parallel(n_jobs=-1, backend="threading", return_as="generator")
     tasks = [joblib.delayed(_fit)(counts, y, np.arange(len(y)), settings)]
     tasks += [joblib.delayed(judge)(counts, y, seen, unseen, settings) for seen, unseen in splits]
-    with _too_rare(settings):
+    # how sums are rounded depends on the number of BLAS threads: one, for the same model on any number of cores
+    with _too_rare(settings), threadpool_limits(1):
         final, held_out, *left_out = tqdm(work(tasks), total=len(tasks), desc="fits", disable=None)
     scores, known = np.empty(len(y)), np.empty(len(y))
     for (_, unseen), judged in zip(splits, (held_out, *left_out), strict=True):

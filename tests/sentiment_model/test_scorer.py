@@ -282,6 +282,46 @@ def test_the_kernels_are_compiled_without_a_home(tmp_path: Path, monkeypatch: py
     assert kernels().score.signatures
 
 
+@pytest.mark.parametrize("ending", [".nbi", ".nbc"])
+@pytest.mark.parametrize("left", [0, 100])
+def test_a_damaged_cache_is_made_anew(
+    ending: str, left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delitem(sys.modules, kernels().__name__)
+    kernels()
+    (damaged,) = (path for path in tmp_path.rglob(f"kernels.score-*{ending}"))
+    whole = damaged.stat().st_size
+    damaged.write_bytes(damaged.read_bytes()[:left])
+    monkeypatch.delitem(sys.modules, kernels().__name__)
+    assert kernels().score.signatures
+    assert damaged.stat().st_size > whole / 2
+
+
+@pytest.mark.parametrize(
+    ("terms", "idf", "ngram_max"),
+    [
+        (["a", "b"], [1.0], 1),
+        (["a", "b"], [1.0, np.nan], 1),
+        (["a"], [1.0], 2**40),
+        (["a"], [1.0], 0),
+        ([f" w{i}" for i in range(5)], [1.0] * 5, 2),
+        (["… "] * 100, [1.0] * 100, 2),
+        (pa.array([b"\xf7"]).view(pa.string()), [1.0], 1),
+        (pa.array([b"\xff\xff\xff\xff"]).view(pa.string()), [1.0], 1),
+    ],
+)
+def test_a_forged_table_is_refused(terms: list[str] | pa.Array, idf: list[float], ngram_max: int) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 -- of arrow or of ours
+        NgramScorer(terms, np.array(idf), np.ones(len(idf)), plain(ngram_max))
+
+
+def test_a_slice_of_a_table_is_a_table() -> None:
+    whole = pa.array(["x", "a", "a b", "b"])
+    scorer = NgramScorer(whole[1:], np.ones(3), np.ones(3), plain(2))
+    assert {one["ngram"] for one in scorer.explain("a b x", 9)["ngrams"]} == {"a", "b", "a b"}
+
+
 def test_nothing_is_run_from_a_folder_where_others_may_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

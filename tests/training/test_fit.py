@@ -3,6 +3,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -110,6 +111,22 @@ def test_calibration_is_honest_for_short_and_long_texts_alike() -> None:
     assert np.abs(calibrated - truth).max() < 0.03
     line = LogisticRegression(C=np.inf).fit(scores[:, np.newaxis], y).predict_proba(scores[:, np.newaxis])
     assert np.abs(line[:, 1] - truth).max() > 0.08
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_calibration_of_noise_never_falls(seed: int) -> None:
+    """Scores that say nothing, or the contrary: no confidence rather than a wrong one."""
+    random = np.random.default_rng(seed)
+    y = random.random(100) < 0.5
+    scores, known = random.normal(size=100) - 0.5 * (seed % 3) * y, random.integers(0, 300, 100)
+    calibration = LengthCalibration().fit(scores, known, y)
+    assert min(calibration.saturating_, calibration.growing_) >= 0
+
+
+def test_equal_scores_are_calibrated() -> None:
+    y = np.arange(10) < 6
+    log_odds = LengthCalibration().fit(np.zeros(10), np.ones(10), y).log_odds(np.zeros(10), np.ones(10))
+    np.testing.assert_allclose(expit(log_odds), 0.6, atol=1e-4)
 
 
 def test_log_odds_never_fall_as_the_score_grows() -> None:
