@@ -284,15 +284,12 @@ def _bars(rows: dict[str, dict[str, list[float]]], keys: dict[str, str], title: 
                 alpha=1 - 0.25 * i,
                 ecolor="black",
             )
+            said = f"{label}: {median:,.{0 if median >= 100 else 2}f}"
             ax.annotate(
-                f"{label}: {median:,.3g}",
-                (0, place),
-                xytext=(3, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=7,
+                said, (max(values), place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7
             )
     ax.set_yticks(range(len(rows)), [SERVERS[name].title.replace("`", "") for name in rows])
     ax.invert_yaxis()
+    ax.margins(x=0.2)
     ax.set_title(title)
     return figure
