@@ -6,18 +6,25 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 
 HOST ?= 127.0.0.1
-PORT ?= 5000
+PORT ?=
+METRICS_PORT ?= 8404
 UI_PORT ?= 5001
+FOLLOW ?=
+STATE ?=
+VERSION ?=
+PERCENT ?= 10
 FORCE ?=
 FROM ?=
 export REASON ?=
 ARGS ?=
 
+STATE_OPTION = $(if $(STATE),--state '$(STATE)')
+
 .DEFAULT_GOAL := help
-.PHONY: help env data run test lint format serve promote rollback history ui bench growth clean
+.PHONY: help env data run test lint format serve stop canary canary-stop promote rollback history ui bench switches growth clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(VENV)/.made ## make the environment in .venv with the exact pins
 
@@ -47,8 +54,22 @@ format: env ## let ruff mend what it can
 	ruff check --fix .
 	ruff format .
 
-serve: env ## serve Production with mlflow models serve (PORT=5000, HOST=127.0.0.1)
-	python -m inference.serve --host $(HOST) --port $(PORT)
+serve: env ## serve Production (PORT=5000, HOST=127.0.0.1); FOLLOW=1: and follow promotions and rollbacks (PORT=8000)
+ifneq ($(filter 1 yes true,$(FOLLOW)),)
+	python -m inference.follow --host $(HOST) --port $(or $(PORT),8000) --metrics-port $(METRICS_PORT) $(STATE_OPTION)
+else
+	python -m inference.serve --host $(HOST) --port $(or $(PORT),5000)
+endif
+
+stop: env ## end what make serve FOLLOW=1 started (PORT=8000)
+	python -m inference.stop --port $(or $(PORT),8000) $(STATE_OPTION)
+
+canary: env ## send a share of the requests to a candidate (VERSION=n, PERCENT=10)
+	@test -n "$(VERSION)" || { echo "say which: make canary VERSION=n ('make history' lists them)"; exit 2; }
+	python -m inference.canary start --version '$(VERSION)' --percent $(PERCENT)
+
+canary-stop: env ## send all requests to Production again
+	python -m inference.canary stop
 
 promote: env ## promote through the gate (VERSION=n; FORCE=1 passes it by)
 	@test -n "$(VERSION)" || { echo "say which: make promote VERSION=n ('make history' lists them)"; exit 2; }
@@ -67,6 +88,9 @@ ui: env ## the MLflow UI on the project's store (UI_PORT=5001)
 
 bench: .venv-bench/.made .venv-bench-mlserver/.made ## measure us and our peers into docs/benchmarks (ARGS='--quick')
 	.venv-bench/bin/python -m bench.main $(ARGS)
+
+switches: .venv-bench/.made ## measure promotions, rollbacks and faults under load into docs/benchmarks (ARGS='--quick')
+	.venv-bench/bin/python -m bench.switches $(ARGS)
 
 growth: .venv-bench/.made ## measure training from 5,000 to 200,000 rows into docs/benchmarks
 	.venv-bench/bin/python -m bench.growth $(ARGS)

@@ -1,14 +1,14 @@
 """The end of ``make run``: serve Production, ask it one question over HTTP, stop it."""
 
 import json
-import socket
 import tempfile
 from pathlib import Path
 
 import click
 import requests
 
-from inference.serve import ServeError, serving, stop_in_order, wait_until_ready
+from inference.serve import stop_in_order
+from inference.server import ServeError, free_port, serving, wait_until_ready
 from registry.store import MODEL_NAME, connect
 from registry.versions import PRODUCTION, fetch, find
 
@@ -37,9 +37,7 @@ def main() -> None:
     """Run the smoke test."""
     stop_in_order()
     version = find(connect(), PRODUCTION)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory(prefix="sentiment-") as folder:
         copy = fetch(version, Path(folder))

@@ -24,13 +24,13 @@ from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from registry import canary
 from registry.errors import RegistryError, VerificationError
 from registry.store import MODEL_NAME
-from registry.versions import PRODUCTION, Version, all_versions, fetch, find, in_production
+from registry.versions import PRODUCTION, PROMOTED_AT, Version, all_versions, fetch, find, in_production
 
 ALIAS = "production"
 ROLLED_BACK = "rolled_back"
-_STAMP = "promoted_at_ns"
 _AUDIT = "audit."
 _PENDING = "pending"
 _ROUNDS = 20
@@ -177,6 +177,7 @@ def _finish_pending(client: MlflowClient, move: bool = False) -> Event | None:
         client.delete_registered_model_tag(MODEL_NAME, _PENDING)
         return None
     _make_production(client, event.version)
+    canary.stop(client)  # what it was compared with is gone
     client.set_registered_model_tag(MODEL_NAME, f"{_AUDIT}{event.at}.v{event.version}", announced)
     client.delete_registered_model_tag(MODEL_NAME, _PENDING)
     return event
@@ -219,10 +220,10 @@ def _previous(client: MlflowClient, current: Version) -> Version:
 
 def _make_production(client: MlflowClient, version: int) -> None:
     """Move ``version`` to Production and repair until it, or a later promotion, stands there alone."""
-    client.set_model_version_tag(MODEL_NAME, str(version), _STAMP, str(time.time_ns()))
+    client.set_model_version_tag(MODEL_NAME, str(version), PROMOTED_AT, str(time.time_ns()))
     _transition(client, version, PRODUCTION)
     for _ in range(_ROUNDS):
-        serving = sorted(in_production(client), key=lambda v: int(v.tags.get(_STAMP, 0)))
+        serving = sorted(in_production(client), key=lambda v: int(v.tags.get(PROMOTED_AT, 0)))
         if not serving:
             _transition(client, version, PRODUCTION)
             continue

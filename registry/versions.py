@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import mlflow
@@ -21,6 +22,8 @@ from registry.errors import RegistryError, VerificationError
 from registry.store import MODEL_NAME, store_name
 
 PRODUCTION = "Production"
+REFUSED = "serve_refused"
+PROMOTED_AT = "promoted_at_ns"
 
 
 @dataclass(frozen=True)
@@ -146,9 +149,31 @@ def fetch(version: Version, into: Path) -> Path:
     uri = f"models:/{MODEL_NAME}/{version.number}"
     try:
         copy = _download(uri, into)
-        found = digests(copy)
-    except (MlflowException, OSError, ValueError) as error:
+    except (MlflowException, OSError) as error:
         raise VerificationError(f"{where} cannot be fetched: {error}") from None
+    verify(version, copy)
+    return copy
+
+
+def verify(version: Version, copy: Path) -> None:
+    """Check that the files of a private copy are those that were registered.
+
+    Parameters
+    ----------
+    version : Version
+    copy : Path
+        What :func:`fetch` returned, now or at an earlier time.
+
+    Raises
+    ------
+    VerificationError
+        If a file is missing, added or changed, or the version carries no digest.
+    """
+    where = f"{MODEL_NAME} version {version.number}"
+    try:
+        found = digests(copy)
+    except (OSError, ValueError) as error:
+        raise VerificationError(f"{where} cannot be read: {error}") from None
     for name, digest in found.items():
         expected = version.tags.get(name)
         if expected is None:
@@ -160,7 +185,6 @@ def fetch(version: Version, into: Path) -> Path:
                 f"{where} is not what was registered: its {name} is {digest[:12]}…, the tag says "
                 f"{expected[:12]}…. Its files were changed; do not load it. Train a new version"
             )
-    return copy
 
 
 def _download(uri: str, into: Path) -> Path:
@@ -241,3 +265,15 @@ def check_examples(copy: Path, tolerance: float = 1e-6) -> None:
     if not same.all():
         wrong = examples["text"][~same].iloc[0]
         raise RegistryError(f"the model does not give its own example answers, first for {wrong!r}")
+
+
+def note(client: MlflowClient, number: int, tag: str, text: str) -> None:
+    """Tag a version with the time and what happened to it."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    client.set_model_version_tag(MODEL_NAME, str(number), tag, f"{now}: {text}"[:5000])
+
+
+def withdraw(client: MlflowClient, number: int, tag: str) -> None:
+    """Take a tag from a version, if it is there."""
+    if tag in client.get_model_version(MODEL_NAME, str(number)).tags:
+        client.delete_model_version_tag(MODEL_NAME, str(number), tag)

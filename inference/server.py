@@ -1,0 +1,283 @@
+"""One ``mlflow models serve`` process: start it, ask it who it is, end it with all its children."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+import requests
+
+MEMORY_GIB = 4.0  # of addresses: 2.2 are taken when a version is loaded
+TOLERANCE = 1e-6
+OURS = "SENTIMENT_MODEL_SERVER"  # in the environment of every process that belongs to a follower
+PATIENCE = 15.0
+
+
+class ServeError(click.ClickException):
+    """The model server cannot start or does not answer."""
+
+
+def refuse_taken(host: str, port: int, variable: str = "PORT") -> None:
+    """Raise ServeError if another process listens on a port."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise ServeError(
+            f"cannot listen on {host}:{port} ({error.strerror}); give another port: {variable}=n"
+        ) from None
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def launch(
+    copy: Path, host: str, port: int, log: Path | None = None, mark: dict[str, Any] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start ``mlflow models serve`` on a verified copy, in a session of its own, with pickle refused.
+
+    Its address space is bounded: under ``inputs``, MLflow makes all rows as wide as the longest, so that
+    a body of 1 MB asks for 6 GB. Bounded, that is an answer of status 400.
+
+    Parameters
+    ----------
+    copy : Path
+        What :func:`registry.versions.fetch` returned.
+    host : str
+    port : int
+    log : Path, optional
+        Where its output goes; else where ours goes.
+    mark : dict, optional
+        What :func:`marked` is to find it by.
+    """
+    # the shell sets the limit and becomes the server; where the system has no such limit it goes without
+    limited = ["sh", "-c", 'ulimit -v "$1" 2>/dev/null; shift; exec "$@"', "sh", str(int(MEMORY_GIB * 2**20))]
+    python = os.path.abspath(sys.executable)  # it is started from another folder
+    command = [python, "-m", "mlflow", "models", "serve", "--model-uri", str(copy)]
+    command += ["--env-manager", "local", "--host", host, "--port", str(port)]
+    environment = os.environ | {
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        # MLflow starts `uvicorn` by name: let it be the one beside this interpreter
+        "PATH": os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", "")]),
+    }
+    if mark is not None:
+        environment |= {
+            OURS: json.dumps(mark),
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+            "PYTHONDONTWRITEBYTECODE": "1",  # the copy stays as it was verified
+            "UVICORN_ACCESS_LOG": "false",  # the proxy writes the log of requests
+            "UVICORN_TIMEOUT_KEEP_ALIVE": "3600",  # the proxy closes what is idle, never the server
+        }
+    output = log.open("ab") if log else None
+    try:
+        return subprocess.Popen(
+            [*limited, *command],
+            cwd=copy,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT if output else None,
+            start_new_session=True,
+        )
+    finally:
+        if output:
+            output.close()
+
+
+@contextmanager
+def serving(copy: Path, host: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a model server in the foreground; end it with all its children.
+
+    Raises
+    ------
+    ServeError
+        If the port is taken.
+    """
+    refuse_taken(host, port)
+    process = launch(copy, host, port)
+    try:
+        yield process
+    finally:
+        for sent in (signal.SIGTERM, signal.SIGKILL):
+            if not signal_group(process.pid, sent):
+                break
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE)
+                break
+        signal_group(process.pid, signal.SIGKILL)  # whatever is left of the group
+
+
+def signal_group(group: int, number: signal.Signals) -> bool:
+    """Send a signal to every process of a group; return whether there was one."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], url: str, timeout: float = 120.0) -> None:
+    """Poll ``url``/ping until it answers.
+
+    Raises
+    ------
+    ServeError
+        If the server ends, or does not answer within ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ServeError(f"the model server ended with exit code {process.returncode}; its log is above")
+        try:
+            if requests.get(f"{url}/ping", timeout=2).ok:
+                return
+        except requests.RequestException:
+            time.sleep(0.1)
+    raise ServeError(f"the model server did not answer on {url} within {timeout:.0f} s")
+
+
+@dataclass
+class ModelServer:
+    """A model server that a follower started, or that it found when it started itself.
+
+    Attributes
+    ----------
+    version : int
+    port : int
+        On the loopback address.
+    leader : psutil.Process
+        The first process of its session.
+    process : Popen, optional
+        The same, if it is our child.
+    """
+
+    version: int
+    port: int
+    leader: psutil.Process
+    process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def start(cls, version: int, copy: Path, state: Path) -> "ModelServer":
+        """Start a server of a version on a port that nobody listens on."""
+        port = free_port()
+        mark = {"state": str(state), "version": version, "port": port}
+        process = launch(copy, "127.0.0.1", port, state / f"server-{version}-{port}.log", mark)
+        server = cls(version, port, psutil.Process(process.pid), process)
+        if hasattr(os, "sched_setaffinity"):  # its start leaves the other cores to the one that serves
+            with suppress(OSError):
+                os.sched_setaffinity(process.pid, {max(os.sched_getaffinity(0))})
+        return server
+
+    def use_all_cores(self) -> None:
+        """End the confinement to one core under which it was started."""
+        if hasattr(os, "sched_setaffinity"):
+            for process in self.processes():
+                with suppress(psutil.Error, OSError):
+                    for thread in process.threads():
+                        os.sched_setaffinity(thread.id, os.sched_getaffinity(0))
+
+    def alive(self) -> bool:
+        """Return whether its first process runs."""
+        if self.process is not None:
+            return self.process.poll() is None
+        with suppress(psutil.NoSuchProcess):
+            return self.leader.is_running() and self.leader.status() != psutil.STATUS_ZOMBIE
+        return False
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Send a signal to all its processes; it finishes what it is answering before it ends on SIGTERM."""
+        signal_group(self.leader.pid, number)
+
+    def processes(self) -> list[psutil.Process]:
+        """Return its processes."""
+        with suppress(psutil.NoSuchProcess):
+            return [self.leader, *self.leader.children(recursive=True)]
+        return []
+
+    def wait_until_itself(self, copy: Path, timeout: float, cancelled: Callable[[], bool]) -> None:
+        """Wait until it gives the answers that the version carries for its own example texts.
+
+        Parameters
+        ----------
+        copy : Path
+            What it serves.
+        timeout : float
+            Seconds.
+        cancelled : callable
+            Whether to wait no longer.
+
+        Raises
+        ------
+        ServeError
+            If it ends, gives other answers, or none within ``timeout``.
+        """
+        found = next(copy.rglob("examples.json"), None)
+        if found is None:
+            raise ServeError("it carries no example answers: it cannot be asked whether it is itself")
+        examples = json.loads(found.read_text(encoding="utf-8"))
+        question = {"inputs": [example["text"] for example in examples]}
+        url = f"http://127.0.0.1:{self.port}/invocations"
+        deadline = time.monotonic() + timeout
+        while not cancelled():
+            if not self.alive():
+                raise ServeError("its server ended while it started")
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise ServeError(f"it did not answer within {timeout:.0f} s")
+            try:
+                response = requests.post(url, json=question, timeout=min(left, 30))
+            except requests.ConnectionError:
+                time.sleep(0.1)
+                continue
+            except requests.Timeout:
+                raise ServeError("it does not answer its own example texts within 30 s") from None
+            if not response.ok:
+                raise ServeError(f"it answers its own example texts with status {response.status_code}")
+            try:
+                answers = response.json()["predictions"]
+            except (ValueError, LookupError, TypeError):
+                raise ServeError("its answer to its own example texts cannot be read") from None
+            compare(examples, answers)
+            return
+        raise ServeError("it is not needed any more")
+
+
+def compare(examples: list[dict[str, Any]], answers: Any) -> None:
+    """Raise ServeError unless ``answers`` are those of ``examples``, within 1e-6."""
+    if not isinstance(answers, list) or len(answers) != len(examples):
+        raise ServeError("it does not answer each of its example texts")
+    for example, answer in zip(examples, answers, strict=True):
+        try:
+            same = answer["sentiment"] == example["sentiment"]
+            same = same and abs(answer["confidence"] - example["confidence"]) <= TOLERANCE
+        except (LookupError, TypeError):
+            same = False
+        if not same:
+            raise ServeError(f"it does not give its own example answers, first for {example['text']!r}")
+
+
+def marked(state: Path) -> list[tuple[psutil.Process, dict[str, Any]]]:
+    """Return every process that was started for a state folder, with its mark."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError, ValueError):
+            mark = json.loads(process.environ().get(OURS, "null"))
+            if isinstance(mark, dict) and mark.get("state") == str(state):
+                found.append((process, mark))
+    return found

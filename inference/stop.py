@@ -1,0 +1,45 @@
+"""``make stop``: end a follower and all that it started, after the requests in flight were answered."""
+
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import click
+from filelock import FileLock, Timeout
+
+from inference.follow import LONGEST_DRAIN, FollowError, end_all, lock_of, state_folder, state_option
+from inference.proxy import Proxy
+from inference.server import PATIENCE, marked
+
+
+@click.command(help="End a follower and all that it started.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
+@state_option
+def main(port: int, state: Path | None) -> None:
+    """Ask the follower to end; without one, end what it left running."""
+    folder = state_folder(state, port)
+    lock = FileLock(lock_of(folder))
+    try:
+        with lock.acquire(timeout=0):
+            if not marked(folder):
+                click.echo(f"nothing to do: nothing runs for port {port}")
+                return
+            click.echo("the follower itself is gone; ending what it left running")
+            proxy = Proxy(folder, "", port, 0)
+            if proxy.adopt():
+                proxy.finish(LONGEST_DRAIN)
+            end_all(folder)
+    except Timeout:
+        with suppress(ProcessLookupError, ValueError, OSError):
+            os.kill(int((folder / "pid").read_text()), signal.SIGTERM)
+        patience = LONGEST_DRAIN + 3 * PATIENCE
+        try:
+            lock.acquire(timeout=patience)
+        except Timeout:
+            raise FollowError(f"the follower on port {port} did not end within {patience:.0f} s") from None
+    click.echo(f"stopped: nothing runs for port {port} any more")
+
+
+if __name__ == "__main__":
+    main()
