@@ -232,7 +232,7 @@ class Follower:
         """Count a failure, say it loudly, and set when the version may be tried again."""
         tries = self._tries.setdefault(self._key(version), Tries())
         tries.count += 1
-        wait = 0.0 if died and tries.count == 1 else min(2.0**tries.count, LONGEST_WAIT)
+        wait = 0.0 if died and tries.count <= 2 else min(2.0**tries.count, LONGEST_WAIT)
         if tries.count > RETRIES and self._others_can(version):
             wait = math.inf
         tries.again = time.monotonic() + wait
