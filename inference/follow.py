@@ -35,6 +35,7 @@ RETRIES = 5
 LONGEST_WAIT = 32.0
 LONGEST_DRAIN = 30.0  # seconds that requests in flight have
 PROVED_AFTER = 60.0  # seconds of serving after which earlier failures count no more
+PULSE_EVERY, LOST_PULSES = 10.0, 3
 LONGEST_LOG = 64 * 2**20
 LOGS_KEPT = 10
 ROTATE_EVERY = 30.0
@@ -69,6 +70,7 @@ class Slot:
     server: ModelServer | None = None
     loading: Loading | None = None
     percent: int = 0
+    missed: int = 0  # pings in a row that it did not answer
     since: float = field(default_factory=time.monotonic)
 
     def enter(self, phase: Phase) -> None:
@@ -120,6 +122,7 @@ class Follower:
         self._said: tuple[int | None, str | None] | None = None
         self._requests: RequestLog | None = None
         self._stopped_canary = ""
+        self._next_pulses = 0.0
 
     def begin(self) -> None:
         """Take over what an earlier follower left running, or start the proxy; end what is of no use."""
@@ -153,6 +156,7 @@ class Follower:
         self._hear()
         for slot in list(self.slots.values()):
             self._look_at(slot)
+        self._take_pulses()
         self._judge_canary()
         if self.watch.seen is not None:
             while (action := decide(self._state())) is not None and self._act_on(action):
@@ -228,6 +232,17 @@ class Follower:
             self._fail(slot.version, f"its server died while it was {slot.phase}", died=True)
         slot.enter(Phase.ENDED)
 
+    def _take_pulses(self) -> None:
+        """Kill a server that runs and hangs, so that another one takes its place."""
+        if time.monotonic() < self._next_pulses:
+            return
+        self._next_pulses = time.monotonic() + PULSE_EVERY
+        for slot in filter(None, (self._in(Phase.SERVING), self._in(Phase.CANARY))):
+            slot.missed = 0 if slot.up.pings() else slot.missed + 1
+            if slot.missed >= LOST_PULSES:
+                log.error("HANGS: version %d has not answered %d pings; killed", slot.version, slot.missed)
+                slot.up.end(signal.SIGKILL)
+
     def _fail(self, version: int, why: str, died: bool = False) -> None:
         """Count a failure, say it loudly, and set when the version may be tried again."""
         tries = self._tries.setdefault(self._key(version), Tries())
@@ -244,6 +259,7 @@ class Follower:
             return
         FAILURES.inc()
         self._refused.add(version)
+        REFUSALS.labels(version).set(1)
         log.error("REFUSED: version %d, failure %d: %s; it %s", version, tries.count, why, what)
         self.watch.later(lambda client: note(client, version, REFUSED, why))
         if wait == math.inf and self._seen.canary and self._seen.canary.version == version:
@@ -425,6 +441,7 @@ class Follower:
         """Take back that a version was refused."""
         if version in self._refused:
             self._refused.discard(version)
+            REFUSALS.remove(version)
             self.watch.later(lambda client: withdraw(client, version, REFUSED))
 
     def _say(self) -> None:
@@ -445,10 +462,9 @@ class Follower:
         PERCENT.set(shared.percent if shared else 0)
         REGISTRY.set(self._seen.reachable)
         WANTED.set(self._seen.production.number if self._seen.production else 0)
-        self._refused &= wanted
-        REFUSALS.clear()
-        for number in self._refused:
-            REFUSALS.labels(number).set(1)
+        for number in self._refused - wanted:
+            self._refused.discard(number)
+            REFUSALS.remove(number)
 
     def _why_not_ready(self) -> str:
         seen = self._seen
@@ -571,6 +587,7 @@ def main(host: str, port: int, metrics_port: int, state: Path | None) -> None:
     """Follow until a signal."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     log.setLevel(logging.INFO)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # a registry that is away is said once, by us
     find_haproxy()
     folder = state_folder(state, port)
     lock = FileLock(lock_of(folder))

@@ -200,6 +200,13 @@ class ModelServer:
             return self.leader.is_running() and self.leader.status() != psutil.STATUS_ZOMBIE
         return False
 
+    def pings(self) -> bool:
+        """Return whether its event loop answers within 2 s, however busy its predictions are."""
+        try:
+            return requests.get(f"http://127.0.0.1:{self.port}/ping", timeout=2).ok
+        except requests.RequestException:
+            return False
+
     def end(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Send a signal to all its processes; it finishes what it is answering before it ends on SIGTERM."""
         signal_group(self.leader.pid, number)

@@ -4,9 +4,12 @@ from textwrap import shorten
 
 import click
 
+from registry.canary import STOPPED
 from registry.stages import ROLLED_BACK, history
 from registry.store import MODEL_NAME, connect
-from registry.versions import all_versions
+from registry.versions import REFUSED, all_versions
+
+NOTES = {ROLLED_BACK: "rolled back", REFUSED: "refused by a follower", STOPPED: "canary stopped"}
 
 
 @click.command(help="Print every version with its stage, and every change of Production.")
@@ -19,7 +22,7 @@ def main() -> None:
         return
     click.echo(f"{'version':>7}  {'stage':<10}  {'accuracy':>8}  note")
     for version in versions:
-        note = "rolled back" if version.tags.get(ROLLED_BACK) else ""
+        note = ", ".join(said for tag, said in NOTES.items() if tag in version.tags)
         stage = "-" if version.stage == "None" else version.stage
         accuracy = version.tags.get("accuracy", "")
         click.echo(f"{version.number:>7}  {stage:<10}  {accuracy:>8}  {note}".rstrip())

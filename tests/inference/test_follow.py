@@ -224,8 +224,23 @@ def test_a_server_that_dies_comes_back_and_requests_wait_for_it(service: Service
         service.serves(1)
         before = len(clients.answers)
         until(lambda: len(clients.answers) > before + 50, what="answers again")
-    clients.check(lost=4)  # one in flight a client
+    clients.check(lost=4)  # an answer that had begun, one a client at most
     assert service.metric("sentiment_server_deaths_total") == 1
+
+
+def test_a_server_that_hangs_is_replaced(service: Service, versions: Registry) -> None:
+    versions.promote(versions.add())
+    service.start("import inference.follow\ninference.follow.PULSE_EVERY = 0.5")
+    service.serves(1)
+    with load(service.port, clients=2) as clients:
+        until(lambda: len(clients.answers) > 20, what="load")
+        for process in service.model_servers(1):
+            process.suspend()
+        service.says("HANGS: version 1")
+        service.says("SERVING: version 1, before: 1")
+        before = len(clients.answers)
+        until(lambda: len(clients.answers) > before + 50, what="answers again")
+    clients.check()
 
 
 def test_after_kill_9_of_the_supervisor_all_goes_on_and_the_next_start_adopts_it(
