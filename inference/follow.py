@@ -134,7 +134,8 @@ class Follower:
             for number, entry in self.proxy.entries().items():
                 server = left.pop(entry.port, None)
                 if server is None or not server.alive():
-                    self._stale.add(number)
+                    if number != serving:  # requests to what served wait for its next server
+                        self._stale.add(number)
                     continue
                 slot = self.slots[number] = Slot(number, Phase.DRAINING, server)
                 if entry.taking and number == serving:
@@ -634,10 +635,12 @@ def follow(follower: Follower) -> None:
         try:
             follower.step()
             fault = ""
-        except (ProxyError, ServeError) as error:  # what serves goes on serving; the next turn tries again
-            if error.message != fault:
-                log.error("%s", error.message)  # noqa: TRY400 -- its own words say all
-            fault = error.message
+        except Exception as error:  # what serves goes on serving, and the next turn tries again
+            expected = isinstance(error, click.ClickException)
+            what = error.format_message() if isinstance(error, click.ClickException) else repr(error)
+            if what != fault:
+                log.error("%s", what, exc_info=not expected)
+            fault = what
         if time.monotonic() - rotated > ROTATE_EVERY:
             rotate(follower.state)
             rotated = time.monotonic()
