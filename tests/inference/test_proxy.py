@@ -179,10 +179,10 @@ class Proxy:
             with connection.makefile() as told:
                 return told.read()
 
-    def serve(self, port: int, version: int = 3, maxconn: int = 64) -> None:
+    def serve(self, port: int, version: int = 3, maxconn: int = 64, check: str = "inter 2s fall 10") -> None:
         """Send requests to a model server, as the supervisor does."""
         self.tell(
-            f"add server models/{version} 127.0.0.1:{port} maxconn {maxconn} weight 100 check inter 2s fall 10 rise 1"
+            f"add server models/{version} 127.0.0.1:{port} maxconn {maxconn} weight 100 check {check} rise 1"
         )
         self.tell(f"enable health models/{version}")
         self.tell(f"set server models/{version} state ready")
@@ -240,6 +240,8 @@ class StandInModelServer:
         self.release = threading.Event()
         self.asked = 0
         self.dying = 0
+        self.health = b'{"error": null}'
+        self.path, self.headers = "", ""
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -247,9 +249,10 @@ class StandInModelServer:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                status, kind, told = 200, "application/json", b'{"error": null}'
+                status, kind, told = 200, "application/json", outer.health
                 if b'A wonderful film."]' not in body:  # else it is the proxy's health check
                     outer.asked += 1
+                    outer.path, outer.headers = self.path, str(self.headers)
                     if b"hold" in body:
                         outer.release.wait(30)
                     status, kind, told = outer.answer
@@ -677,6 +680,7 @@ def test_other_methods_and_paths_are_refused(proxy: Proxy, line: str, status: in
         answer = proxy.answer(line=f"{line} HTTP/1.1")
     assert answer.status == entries[0]["status"] == status
     assert said in answer.message
+    assert entries[0]["endpoint"] == ("other" if status == 404 else line.split()[1])
     assert answer.version == "3"
 
 
@@ -783,6 +787,17 @@ def test_what_is_not_http_is_a_400_and_one_log_line(proxy: Proxy, sent: bytes) -
     assert (entries[0]["status"], entries[0]["endpoint"], entries[0]["version"]) == (400, "-", "-")
 
 
+def test_a_model_server_learns_neither_query_nor_upgrade(bare: tuple[Proxy, StandInModelServer]) -> None:
+    proxy, server = bare
+    server.answer = (200, "application/json", b'{"predictions": []}')
+    upgrade = JSON | {"Upgrade": "websocket", "Connection": "Upgrade"}
+    with proxy.logging():
+        line = f"POST http://example.org/invocations?{SECRET} HTTP/1.1"
+        assert proxy.answer(GOOD, upgrade, line).status == 200
+    assert server.path == "/invocations"
+    assert "upgrade: " not in server.headers.lower()
+
+
 def test_a_connection_is_not_turned_into_another_protocol(proxy: Proxy) -> None:
     http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
     with proxy.connect() as connection:
@@ -790,6 +805,11 @@ def test_a_connection_is_not_turned_into_another_protocol(proxy: Proxy) -> None:
     upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
     upgrade["Sec-WebSocket-Key"] = "dGhlIHNhbXBsZSBub25jZQ=="
     assert proxy.answer(headers=upgrade, line="GET /ping HTTP/1.1").status == 200
+
+
+def test_a_chunked_body_is_named_in_its_refusal(proxy: Proxy) -> None:
+    with proxy.logging(), proxy.connect() as connection:
+        assert "not a chunked body" in connection.send(HEAD + CHUNKED + b"\r\n" + INNER).read().message
 
 
 def test_a_client_reads_the_413_while_it_is_sending(proxy: Proxy) -> None:
@@ -1039,6 +1059,33 @@ def test_ready_says_why_not() -> None:
         assert proxy.answer(line="GET /ready HTTP/1.1").version == "7"
         proxy.tell("set server models/7 state drain")
         assert ask() == (503, {"ready": False, "reason": "version 7 does not answer its health check"})
+
+
+def test_an_answer_names_the_version_that_gave_it() -> None:
+    """Whatever the supervisor says meanwhile."""
+    with standing_in_behind() as (proxy, _):
+        proxy.tell(f"set map {proxy.state}/service.map version 9")
+        with proxy.logging() as entries:
+            assert proxy.answer(GOOD).version == "3"
+        assert entries[0]["version"] == "3"
+        assert proxy.answer(line="GET /ready HTTP/1.1").version == "9"
+
+
+def test_a_model_server_is_ready_while_it_answers_a_real_request() -> None:
+    with proxy_with({}) as proxy, ExitStack() as stack:
+        server = StandInModelServer(stack)
+        proxy.serve(server.port, check="inter 50ms fall 1")
+        server.health = b'{"error": "row 0: the model is not itself"}'  # with status 200
+        eventually(lambda: proxy.answer(line="GET /ready HTTP/1.1").status == 503 or None)
+        server.health = b'{"error": null}'
+        eventually(lambda: proxy.answer(line="GET /ready HTTP/1.1").status == 200 or None)
+
+
+def test_the_port_of_operators_has_metrics_alone(proxy: Proxy) -> None:
+    with Connection(proxy.metrics_port) as connection:
+        told = connection.send(b"GET /invocations HTTP/1.1\r\nHost: a\r\n\r\n").read("GET")
+    assert told.status == 404
+    assert b"there is /metrics and /metrics/supervisor" in told.body
 
 
 def test_metrics_carry_the_version(proxy: Proxy) -> None:
