@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -39,13 +40,14 @@ from inference.server import free_port
 from registry.versions import REFUSED
 
 FULL: dict[str, Any] = {
-    "rates": [200, 400],
-    "changes": 10,  # at each rate, with the start confined to a core and without
+    "rates": [300],
+    "changes": 20,  # at each rate
+    "unconfined": 6,  # the same, but with a start on any core
     "steady": 12.0,  # seconds between two changes
     "idle": 200,
     "idle_rounds": 3,
     "background": 50,  # requests a second under everything that is not about latency
-    "control": 30,  # switches of the leaking control
+    "control": 12,  # switches of the leaking control
     "hold": 8.0,  # seconds that a fault lasts, where its length is free
     "closed": 4.0,  # seconds of each closed-loop measurement
     "rounds": 5,
@@ -57,6 +59,7 @@ FULL: dict[str, Any] = {
 QUICK: dict[str, Any] = FULL | {
     "rates": [50],
     "changes": 2,
+    "unconfined": 1,
     "steady": 2.0,
     "idle": 20,
     "idle_rounds": 1,
@@ -235,7 +238,7 @@ def switching(bench: Bench, rate: int, unconfined: bool) -> tuple[dict[str, Any]
     with bench.serving({"unconfined": True} if unconfined else None) as service, ExitStack() as stack:
         load = stack.enter_context(bench.load(service, rate))
         time.sleep(settings["steady"])
-        for made in back_and_forth(bench, service, settings["changes"]):
+        for made in back_and_forth(bench, service, settings["unconfined" if unconfined else "changes"]):
             changes.append(made)
             say(
                 f"  {rate}/s {'unconfined' if unconfined else 'confined'}: {made.action} to version {made.version}, "
@@ -1208,9 +1211,8 @@ def estimate(names: list[str], settings: dict[str, Any], count: int) -> float:
     """Return about how many minutes the scenarios will take."""
     a_start, steady, hold = 10.0, settings["steady"], settings["hold"]
     seconds_of = {
-        "switches": 2
-        * len(settings["rates"])
-        * (a_start + settings["changes"] * (SECONDS_A_SWITCH + steady)),
+        "switches": len(settings["rates"])
+        * (2 * a_start + (settings["changes"] + settings["unconfined"]) * (SECONDS_A_SWITCH + steady)),
         "idle": a_start + settings["idle_rounds"] * SECONDS_A_SWITCH,
         "slow": a_start + 60,
         "bad": a_start + 6 * (12 + hold),
@@ -1272,7 +1274,10 @@ def run(names: list[str], settings: dict[str, Any], rows: int, count: int) -> di
             ) as error:  # the others are measured all the same, and this one is shown as failed
                 outcome = Outcome(name)
                 outcome.check("the scenario came to its end", "yes", error.message, False)
-            outcomes[name] = asdict(outcome) | {"minutes": (time.monotonic() - begun) / 60}
+            outcomes[name] = asdict(outcome) | {
+                "minutes": (time.monotonic() - begun) / 60,
+                "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+            }
         size = sum(p.stat().st_size for p in (folder / "artifacts").rglob("*") if p.is_file())
     return {
         "minutes": (time.monotonic() - started) / 60,
@@ -1280,7 +1285,7 @@ def run(names: list[str], settings: dict[str, Any], rows: int, count: int) -> di
         "characters": statistics.median(map(len, texts)),
         "artifact": size / MEGABYTE,
         "scenarios": outcomes,
-        "not_run": [name for name in SCENARIOS if name not in names],
+        "order": list(SCENARIOS),
     }
 
 

@@ -27,6 +27,14 @@ def write(result: dict[str, Any], out: Path) -> Path:
         "versions": versions(),
     }
     out.mkdir(parents=True, exist_ok=True)
+    if (
+        not result["quick"] and (out / "switches.json").exists()
+    ):  # what was not measured again stays, with its date
+        before = json.loads((out / "switches.json").read_text(encoding="utf-8"))["scenarios"]
+        result["scenarios"] = before | result["scenarios"]
+    order = result.pop("order")
+    result["not_run"] = [name for name in order if name not in result["scenarios"]]
+    result["scenarios"] = {name: result["scenarios"][name] for name in order if name in result["scenarios"]}
     figure = plot(result["scenarios"])
     with tempfile.TemporaryDirectory(prefix=".switches-", dir=out) as staging:
         if figure is not None:
@@ -75,7 +83,7 @@ def markdown(result: dict[str, Any], drawn: bool) -> str:
         f"its cores. Requests are single held-out reviews (median {result['characters']:,.0f} characters). The load client is an open loop: it "
         "sends at fixed times over kept-alive connections, whatever comes back, and latency counts from when a request was due; "
         "each answer is compared with the one that the same review got before the load. It has a raised priority where it may. Promotions and rollbacks are made by a "
-        f"process of their own. The whole took {result['minutes']:.0f} min. Every figure: [switches.json](switches.json). Again: `make switches`.",
+        "process of their own. Scenarios measured at another time say so. Every figure: [switches.json](switches.json). Again: `make switches`.",
         "",
         f"**{kept} of {len(checks)} bounds were kept.**",
         "",
@@ -83,7 +91,7 @@ def markdown(result: dict[str, Any], drawn: bool) -> str:
     if drawn:
         lines += ["![latency, versions, memory and descriptors over changes of version](switches.png)", ""]
     for outcome in scenarios.values():
-        lines += [f"## {outcome['title']}", ""]
+        lines += [f"## {outcome['title']}", "", f"{outcome['date']}, {outcome['minutes']:.0f} min.", ""]
         if outcome["not_run"]:
             lines += [f"Not run: {outcome['not_run']}.", ""]
         if outcome["checks"]:
