@@ -40,10 +40,10 @@ from inference.server import free_port
 from registry.versions import REFUSED
 
 FULL: dict[str, Any] = {
-    "rates": [300],
+    "rates": [200],
     "changes": 20,  # at each rate
     "unconfined": 6,  # the same, but with a start on any core
-    "steady": 12.0,  # seconds between two changes
+    "steady": 18.0,  # seconds between two changes
     "idle": 200,
     "idle_rounds": 3,
     "background": 50,  # requests a second under everything that is not about latency
