@@ -270,6 +270,9 @@ class StandInModelServer:
                     told = told[len(told) // 2 :]
                 self.wfile.write(told)
 
+            def do_GET(self) -> None:
+                self.do_POST()
+
             def log_message(self, *_: object) -> None:
                 pass
 
@@ -787,14 +790,23 @@ def test_what_is_not_http_is_a_400_and_one_log_line(proxy: Proxy, sent: bytes) -
     assert (entries[0]["status"], entries[0]["endpoint"], entries[0]["version"]) == (400, "-", "-")
 
 
+UPGRADE = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+
+
 def test_a_model_server_learns_neither_query_nor_upgrade(bare: tuple[Proxy, StandInModelServer]) -> None:
     proxy, server = bare
     server.answer = (200, "application/json", b'{"predictions": []}')
-    upgrade = JSON | {"Upgrade": "websocket", "Connection": "Upgrade"}
-    with proxy.logging():
+    with proxy.logging(2):
         line = f"POST http://example.org/invocations?{SECRET} HTTP/1.1"
-        assert proxy.answer(GOOD, upgrade, line).status == 200
-    assert server.path == "/invocations"
+        assert proxy.answer(GOOD, JSON, line).status == 200
+        assert server.path == "/invocations"
+        assert proxy.answer(headers=UPGRADE, line="GET /ping HTTP/1.1").status == 200
+        assert server.path == "/ping"
     assert "upgrade: " not in server.headers.lower()
 
 
@@ -802,9 +814,7 @@ def test_a_connection_is_not_turned_into_another_protocol(proxy: Proxy) -> None:
     http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
     with proxy.connect() as connection:
         assert connection.send(http2).read().status == 400
-    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
-    upgrade["Sec-WebSocket-Key"] = "dGhlIHNhbXBsZSBub25jZQ=="
-    assert proxy.answer(headers=upgrade, line="GET /ping HTTP/1.1").status == 200
+    assert proxy.answer(headers=UPGRADE, line="GET /ping HTTP/1.1").status == 200
 
 
 def test_a_chunked_body_is_named_in_its_refusal(proxy: Proxy) -> None:
