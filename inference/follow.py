@@ -1,5 +1,6 @@
 """``make serve FOLLOW=1``: keep what is served equal to the version in Production, without a dropped request."""
 
+import gc
 import json
 import logging
 import math
@@ -22,8 +23,8 @@ from prometheus_client import Counter, Gauge, start_http_server
 from inference.decide import Action, Do, Phase, Server, State, decide
 from inference.judge import RequestLog, grossly_worse
 from inference.loading import TIMEOUT, Loading
-from inference.proxy import FULL, REQUESTS, Proxy, ProxyError, find_haproxy
-from inference.server import PATIENCE, ModelServer, ServeError, marked
+from inference.proxy import FULL, REQUESTS, Proxy, find_haproxy
+from inference.server import PATIENCE, ModelServer, marked
 from inference.watch import Seen, Watch
 from registry import canary
 from registry.digests import CONTENT, MANIFEST
@@ -246,6 +247,7 @@ class Follower:
 
     def _fail(self, version: int, why: str, died: bool = False) -> None:
         """Count a failure, say it loudly, and set when the version may be tried again."""
+        why = " ".join(why.split())  # one line, whatever an exception says
         tries = self._tries.setdefault(self._key(version), Tries())
         tries.count += 1
         wait = 0.0 if died and tries.count <= 2 else min(2.0**tries.count, LONGEST_WAIT)
@@ -437,6 +439,7 @@ class Follower:
                 shutil.rmtree(copy, ignore_errors=True)
         if slot.server is not None:
             log.info("version %d has ended", slot.version)
+        gc.collect()  # what the thread that loaded it had open, files of the store too, is held in cycles
 
     def _accept(self, version: int) -> None:
         """Take back that a version was refused."""
@@ -639,7 +642,7 @@ def follow(follower: Follower) -> None:
             expected = isinstance(error, click.ClickException)
             what = error.format_message() if isinstance(error, click.ClickException) else repr(error)
             if what != fault:
-                log.error("%s", what, exc_info=not expected)
+                log.log(logging.ERROR, "%s", what, exc_info=not expected)
             fault = what
         if time.monotonic() - rotated > ROTATE_EVERY:
             rotate(follower.state)

@@ -21,6 +21,7 @@ MEMORY_GIB = 4.0  # of addresses: 2.2 are taken when a version is loaded
 TOLERANCE = 1e-6
 OURS = "SENTIMENT_MODEL_SERVER"  # in the environment of every process that belongs to a follower
 PATIENCE = 15.0
+WARM_UP = 100  # requests
 
 
 class ServeError(click.ClickException):
@@ -217,6 +218,12 @@ class ModelServer:
             return [self.leader, *self.leader.children(recursive=True)]
         return []
 
+    def _warm_up(self, url: str, question: dict[str, list[str]]) -> None:
+        """Ask on until Python's first full garbage collection is over: it holds everything up for 0.15 s."""
+        with requests.Session() as session, suppress(requests.RequestException):
+            for _ in range(WARM_UP):
+                session.post(url, json=question, timeout=5)
+
     def wait_until_itself(self, copy: Path, timeout: float, cancelled: Callable[[], bool]) -> None:
         """Wait until it gives the answers that the version carries for its own example texts.
 
@@ -261,6 +268,7 @@ class ModelServer:
             except (ValueError, LookupError, TypeError):
                 raise ServeError("its answer to its own example texts cannot be read") from None
             compare(examples, answers)
+            self._warm_up(url, question)
             return
         raise ServeError("it is not needed any more")
 
