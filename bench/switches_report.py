@@ -39,7 +39,8 @@ def write(result: dict[str, Any], out: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix=".switches-", dir=out) as staging:
         if figure is not None:
             figure.savefig(Path(staging, "switches.png"))
-        Path(staging, "switches.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
+        short = json.loads(json.dumps(result), parse_float=lambda digits: round(float(digits), 3))
+        Path(staging, "switches.json").write_text(json.dumps(short) + "\n", encoding="utf-8")
         Path(staging, "switches.md").write_text(markdown(result, figure is not None), encoding="utf-8")
         for file in Path(staging).iterdir():
             file.replace(out / file.name)
