@@ -592,7 +592,7 @@ def echo(error_code: str, message: str, **more: object) -> bytes:
     ).encode()
 
 
-TRACE = f'Traceback (most recent call last):\n  File "/work/a.py", line 1\nValueError: {SECRET}'
+TRACE = f'Traceback (most recent call last):\n  File "/srv/app/a.py", line 1\nValueError: {SECRET}'
 FOUND = f"Failed to predict data '{SECRET}'. \nError: "
 UNEXPECTED = "Encountered an unexpected error while evaluating the model. Verify"
 
