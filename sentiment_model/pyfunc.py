@@ -1,5 +1,7 @@
 """The custom ``mlflow.pyfunc.PythonModel``: cleaning, TF-IDF and classifier behind one ``predict``."""
 
+import gc
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from .contract import Answer, answer, explanations_asked, refusal, row_error
 from .ngrams import NgramScorer
 
+SERVER = "mlflow.pyfunc.scoring_server.app"  # what `mlflow models serve` and MLflow's image run
+
 
 class SentimentModel(PythonModel):
     """Answers ``sentiment``, ``confidence`` and ``error`` for every row of the column ``text``."""
@@ -16,6 +20,10 @@ class SentimentModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Read the exported scorer that ``context.artifacts["scorer"]`` points to."""
         self._scorer = NgramScorer.load(Path(context.artifacts["scorer"]))
+        if SERVER in sys.modules:
+            # what is loaded by now stays: looked through again and again, it holds every request up for 0.15 s
+            gc.collect()
+            gc.freeze()
 
     def predict(
         self,

@@ -49,6 +49,24 @@ def test_it_loads_without_pickle_where_the_project_is_not_installed(model: Path,
     assert not list(model.rglob("*.nb?")), "numba keeps what it compiled elsewhere"
 
 
+@pytest.mark.parametrize(
+    ("program", "frozen"),
+    [
+        ("import mlflow.pyfunc.scoring_server.app", True),
+        ("import os, mlflow; mlflow.pyfunc.load_model(os.environ['__pyfunc_model_path__'])", False),
+    ],
+    ids=["served", "in a notebook"],
+)
+def test_garbage_collection_passes_over_what_a_server_has_loaded(
+    model: Path, program: str, frozen: bool
+) -> None:
+    environment = os.environ | {"__pyfunc_model_path__": str(model)}
+    command = [sys.executable, "-c", f"{program}\nimport gc; print(gc.get_freeze_count())"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (int(done.stdout) > 10_000) is frozen
+
+
 def test_no_file_of_it_is_a_pickle(model: Path) -> None:
     for path in model.rglob("*"):
         if path.is_file():
