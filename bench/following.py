@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, cast
+from unittest.mock import patch
 
 import mlflow
 import psutil
@@ -64,13 +65,13 @@ def leak_at_switches(follower: type[follow.Follower]) -> None:
         lost.append((os.urandom(LEAK), os.open(os.devnull, os.O_RDONLY)))
         switch(self, slot)
 
-    setattr(follower, "_switch", leaking)  # noqa: B010 -- mypy knows it as a method
+    patch.object(follower, "_switch", leaking).start()
 
 
 def run_follower(patches: dict[str, Any], arguments: list[str]) -> None:
     """Run the follower with ``unconfined``, ``leak`` or ``timeout`` (seconds) patched in."""
     if patches.get("unconfined"):
-        setattr(os, "sched_setaffinity", lambda pid, cores: None)  # noqa: B010
+        patch.object(os, "sched_setaffinity", lambda pid, cores: None).start()
     if patches.get("leak"):
         leak_at_switches(follow.Follower)
     if "timeout" in patches:

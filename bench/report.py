@@ -88,16 +88,25 @@ def write(result: dict[str, Any], out: Path) -> Path:
         "machine": machine(),
         "versions": versions(),
     }
+    drawn = plots(result)
+    files: dict[str, str | Figure] = {f"{name}.png": figure for name, figure in drawn.items()}
+    files["results.json"] = json.dumps(result, indent=1) + "\n"
+    files["README.md"] = markdown(result, list(drawn))
+    write_together(files, out)
+    return out / "README.md"
+
+
+def write_together(files: dict[str, str | Figure], out: Path) -> None:
+    """Write texts and plots to a folder once all of them can be written."""
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".bench-", dir=out) as staging:
-        drawn = plots(result)
-        for name, figure in drawn.items():
-            figure.savefig(Path(staging, f"{name}.png"))
-        Path(staging, "results.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        Path(staging, "README.md").write_text(markdown(result, list(drawn)), encoding="utf-8")
+    with tempfile.TemporaryDirectory(prefix=".report-", dir=out) as staging:
+        for name, content in files.items():
+            if isinstance(content, str):
+                Path(staging, name).write_text(content, encoding="utf-8")
+            else:
+                content.savefig(Path(staging, name))
         for file in Path(staging).iterdir():
             file.replace(out / file.name)
-    return out / "README.md"
 
 
 def machine() -> str:

@@ -3,7 +3,6 @@
 import importlib.metadata
 import json
 import subprocess
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.processes import ROOT
-from bench.report import FLOOR, OURS, PEER, machine
+from bench.report import FLOOR, OURS, PEER, machine, write_together
 from inference.proxy import find_haproxy
 
 PACKAGES = ("mlflow", "uvicorn", "uvloop", "httptools", "fastapi", "numpy", "pandas", "psutil")
@@ -26,24 +25,19 @@ def write(result: dict[str, Any], out: Path) -> Path:
         "machine": machine(),
         "versions": versions(),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    if (
-        not result["quick"] and (out / "switches.json").exists()
-    ):  # what was not measured again stays, with its date
+    # what was not measured again stays, with its date
+    if not result["quick"] and (out / "switches.json").exists():
         before = json.loads((out / "switches.json").read_text(encoding="utf-8"))["scenarios"]
         result["scenarios"] = before | result["scenarios"]
     order = result.pop("order")
     result["not_run"] = [name for name in order if name not in result["scenarios"]]
     result["scenarios"] = {name: result["scenarios"][name] for name in order if name in result["scenarios"]}
     figure = plot(result["scenarios"])
-    with tempfile.TemporaryDirectory(prefix=".switches-", dir=out) as staging:
-        if figure is not None:
-            figure.savefig(Path(staging, "switches.png"))
-        short = json.loads(json.dumps(result), parse_float=lambda digits: round(float(digits), 3))
-        Path(staging, "switches.json").write_text(json.dumps(short) + "\n", encoding="utf-8")
-        Path(staging, "switches.md").write_text(markdown(result, figure is not None), encoding="utf-8")
-        for file in Path(staging).iterdir():
-            file.replace(out / file.name)
+    short = json.loads(json.dumps(result), parse_float=lambda digits: round(float(digits), 3))
+    files: dict[str, str | Figure] = {"switches.png": figure} if figure is not None else {}
+    files["switches.json"] = json.dumps(short) + "\n"
+    files["switches.md"] = markdown(result, figure is not None)
+    write_together(files, out)
     return out / "switches.md"
 
 
@@ -205,8 +199,7 @@ def _draw_growth(figure: Any, growth: dict[str, Any]) -> None:
     ):
         _draw_measure(ax, growth, unit)
         ax.set(title=title, xlabel="switches")
-        ax.margins(y=0.25)
-        ax.legend(fontsize=8, loc="upper left")
+    figure.legend(*memory.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
 
 
 def _draw_measure(ax: Axes, growth: dict[str, Any], unit: str) -> None:

@@ -129,6 +129,20 @@ def until_answered(process: "subprocess.Popen[bytes]", url: str, seconds: float 
             time.sleep(0.1)
 
 
+@contextmanager
+def running(
+    command: list[str], url: str, folder: Path | None = None, environment: dict[str, str] | None = None
+) -> Iterator[None]:
+    """Run a server until the block ends; ``url`` must answer within a minute."""
+    with subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True) as process:
+        try:
+            until_answered(process, url)
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(timeout=30)
+
+
 class Project:
     """A copy of the project, as a user has it after a clone, with the tests' environment."""
 

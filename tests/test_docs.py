@@ -2,12 +2,11 @@
 
 import json
 import re
-import subprocess
 
 import pytest
 import yaml
 
-from tests.conftest import ROOT, Project, free_port, until_answered
+from tests.conftest import ROOT, Project, free_port, running
 
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -57,26 +56,18 @@ def test_the_request_forms_of_the_readme_are_answered(project: Project) -> None:
     assert len(commands) == 6
     serve = ["mlflow", "models", "serve", "-m", "models:/SentimentClassifier/Production"]
     port = free_port()
-    with subprocess.Popen(
-        [*serve, "--env-manager", "local", "-p", str(port)],
-        cwd=project.folder,
-        env=project.environment,
-        start_new_session=True,
-    ) as process:
-        try:
-            until_answered(process, f"http://127.0.0.1:{port}/ping")
-            for command in commands:
-                told = project.run(
-                    "bash", "-c", command.replace("curl ", "curl -s ", 1).replace(":5000/", f":{port}/")
-                )
-                (answered,) = json.loads(told)["predictions"]
-                assert answered["error"] is None, (command, told)
-                if "A wonderful film." in command:
-                    assert answered["sentiment"] == "positive", (command, told)
-                if "explain" in command:
-                    assert len(answered["explanation"]["ngrams"]) == 2, (command, told)
-        finally:
-            project.run("pkill", "-TERM", "-s", str(process.pid))
+    serve += ["--env-manager", "local", "-p", str(port)]
+    with running(serve, f"http://127.0.0.1:{port}/ping", project.folder, project.environment):
+        for command in commands:
+            told = project.run(
+                "bash", "-c", command.replace("curl ", "curl -s ", 1).replace(":5000/", f":{port}/")
+            )
+            (answered,) = json.loads(told)["predictions"]
+            assert answered["error"] is None, (command, told)
+            if "A wonderful film." in command:
+                assert answered["sentiment"] == "positive", (command, told)
+            if "explain" in command:
+                assert len(answered["explanation"]["ngrams"]) == 2, (command, told)
 
 
 def test_the_environments_agree() -> None:

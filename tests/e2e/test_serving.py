@@ -1,10 +1,7 @@
 """`mlflow models serve` on the Production version, asked over HTTP in every form it documents."""
 
 import math
-import os
-import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.conftest import Project, free_port, until_answered
+from tests.conftest import Project, free_port, running
 
 GOOD = "A wonderful film."
 JSON = {"Content-Type": "application/json"}
@@ -21,17 +18,10 @@ CSV = {"Content-Type": "text/csv"}
 
 @contextmanager
 def server(project: Project, *command: str, port: int) -> Iterator[str]:
-    """Run a serving command until the block ends; it must answer within a minute."""
+    """Run a serving command of the project until the block ends."""
     url = f"http://127.0.0.1:{port}"
-    with subprocess.Popen(
-        command, cwd=project.folder, env=project.environment, start_new_session=True
-    ) as process:
-        try:
-            until_answered(process, f"{url}/ping")
-            yield url
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(timeout=30)
+    with running([*command], f"{url}/ping", project.folder, project.environment):
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +29,8 @@ def url(project: Project) -> Iterator[str]:
     """The command of the mission, word for word but for the port."""
     port = free_port()
     command = ["mlflow", "models", "serve", "-m", "models:/SentimentClassifier/Production"]
-    with server(project, *command, "--env-manager", "local", "-p", str(port), port=port) as running:
-        yield running
+    with server(project, *command, "--env-manager", "local", "-p", str(port), port=port) as address:
+        yield address
 
 
 def ask(url: str, headers: dict[str, str], body: str) -> list[dict[str, object]]:

@@ -1,13 +1,12 @@
 """The same commands against a tracking server: MLFLOW_TRACKING_URI is all that changes."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from tests.conftest import Project, copy_project, free_port, until_answered
+from tests.conftest import Project, copy_project, free_port, running
 
 
 @pytest.fixture
@@ -19,14 +18,9 @@ def remote(tmp_path: Path, all_reviews: pd.DataFrame) -> Iterator[Project]:
     command = ["mlflow", "server", "--host", "127.0.0.1", "--port", url.rsplit(":", 1)[1], "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
     command += ["--artifacts-destination", str(tmp_path / "artifacts")]
-    with subprocess.Popen(command, cwd=tmp_path, env=project.environment, start_new_session=True) as server:
-        try:
-            until_answered(server, f"{url}/health")
-            project.environment["MLFLOW_TRACKING_URI"] = url
-            yield project
-        finally:
-            server.terminate()
-            server.wait(timeout=30)
+    with running(command, f"{url}/health", tmp_path, project.environment):
+        project.environment["MLFLOW_TRACKING_URI"] = url
+        yield project
 
 
 def test_the_whole_life_against_a_server(remote: Project) -> None:

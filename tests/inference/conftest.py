@@ -70,6 +70,14 @@ class Service:
                 start_new_session=True,
             )
 
+    def begin(self, versions: "Registry", count: int = 1, patch: str = "") -> None:
+        """Register versions, and have it serve the first."""
+        for _ in range(count):
+            versions.add()
+        versions.promote(1)
+        self.start(patch)
+        self.serves(1)
+
     def kill(self) -> None:
         """Kill -9 the supervisor alone."""
         assert self.process

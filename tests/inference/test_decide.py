@@ -1,6 +1,7 @@
 """The policy alone, without a process: its situations, and thousands of generated lives."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -96,8 +97,8 @@ class World:
     def know(self) -> State:
         return replace(self.state, servers=tuple(self.phases.values()))
 
-    def set(self, version: int, **changes: object) -> None:
-        self.phases[version] = replace(self.phases[version], **changes)  # type: ignore[arg-type]
+    def set(self, version: int, **changes: Any) -> None:
+        self.phases[version] = replace(self.phases[version], **changes)
 
     def serving(self) -> list[int]:
         return [version for version, server in self.phases.items() if server.phase is S]

@@ -46,11 +46,7 @@ def test_it_waits_for_production_and_starts_by_itself(service: Service, versions
 def test_promotions_and_rollbacks_lose_nothing_and_leave_nothing_stale(
     service: Service, versions: Registry
 ) -> None:
-    for _ in range(3):
-        versions.add()
-    versions.promote(1)
-    service.start()
-    service.serves(1)
+    service.begin(versions, 3)
     with load(service.port) as clients:
         switched = {}
         for number, move in ((2, None), (3, None), (2, "rollback")):
@@ -80,11 +76,7 @@ def test_promotions_and_rollbacks_lose_nothing_and_leave_nothing_stale(
 def test_slow_requests_in_flight_at_a_switch_are_answered_by_the_version_that_had_them(
     service: Service, versions: Registry
 ) -> None:
-    for _ in range(2):
-        versions.add()
-    versions.promote(1)
-    service.start()
-    service.serves(1)
+    service.begin(versions, 2)
     slow = [begin_slow_request(service.port) for _ in range(6)]
     until(lambda: in_flight(service, 1) == 6, what="6 requests at the model server")
     versions.promote(2)
@@ -101,9 +93,7 @@ def test_slow_requests_in_flight_at_a_switch_are_answered_by_the_version_that_ha
 def test_sigterm_answers_what_is_in_flight_and_leaves_no_process(
     service: Service, versions: Registry
 ) -> None:
-    versions.promote(versions.add())
-    service.start()
-    service.serves(1)
+    service.begin(versions)
     slow = [begin_slow_request(service.port) for _ in range(6)]
     until(lambda: in_flight(service, 1) == 6, what="6 requests at the model server")
     assert service.process
@@ -176,9 +166,7 @@ def test_a_bad_version_never_replaces_the_good_one(
     service: Service, versions: Registry, tmp_path: Path
 ) -> None:
     """Each kind in turn is promoted under load; the good one goes on, the fault is said, the next one comes."""
-    versions.promote(versions.add())
-    service.start(FAST)
-    service.serves(1)
+    service.begin(versions, patch=FAST)
     with load(service.port, clients=2) as clients:
         for kind, (change, reason) in BAD.items():
             folder = tmp_path / kind.replace(" ", "-")
@@ -210,9 +198,7 @@ def test_a_bad_version_never_replaces_the_good_one(
 
 
 def test_a_server_that_dies_comes_back_and_requests_wait_for_it(service: Service, versions: Registry) -> None:
-    versions.promote(versions.add())
-    service.start()
-    service.serves(1)
+    service.begin(versions)
     with load(service.port) as clients:
         until(lambda: len(clients.answers) > 20, what="load")
         kill_worker(service, 1)
@@ -226,9 +212,7 @@ def test_a_server_that_dies_comes_back_and_requests_wait_for_it(service: Service
 
 
 def test_a_server_that_hangs_is_replaced(service: Service, versions: Registry) -> None:
-    versions.promote(versions.add())
-    service.start("import inference.follow\ninference.follow.PULSE_EVERY = 0.5")
-    service.serves(1)
+    service.begin(versions, patch="import inference.follow\ninference.follow.PULSE_EVERY = 0.5")
     with load(service.port, clients=2) as clients:
         until(lambda: len(clients.answers) > 20, what="load")
         for process in service.model_servers(1):
@@ -243,11 +227,7 @@ def test_a_server_that_hangs_is_replaced(service: Service, versions: Registry) -
 def test_after_kill_9_of_the_supervisor_all_goes_on_and_the_next_start_adopts_it(
     service: Service, versions: Registry
 ) -> None:
-    for _ in range(2):
-        versions.add()
-    versions.promote(1)
-    service.start()
-    service.serves(1)
+    service.begin(versions, 2)
     proxy, servers = service.haproxy().pid, {p.pid for p in service.model_servers()}
     with load(service.port) as clients:
         service.kill()
@@ -268,9 +248,7 @@ def test_after_kill_9_of_the_supervisor_all_goes_on_and_the_next_start_adopts_it
 
 
 def test_a_proxy_that_dies_comes_back(service: Service, versions: Registry) -> None:
-    versions.promote(versions.add())
-    service.start()
-    service.serves(1)
+    service.begin(versions)
     before = {p.pid for p in service.model_servers()}
     service.haproxy().kill()
     service.says("HAPROXY IS GONE")
@@ -283,9 +261,7 @@ def test_a_proxy_that_dies_comes_back(service: Service, versions: Registry) -> N
 def test_a_start_without_the_registry_serves_the_last_good_version(
     service: Service, versions: Registry, tmp_path: Path
 ) -> None:
-    versions.promote(versions.add())
-    service.start()
-    service.serves(1)
+    service.begin(versions)
     assert service.stop() == 0
     gone = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     service.start(**gone)
@@ -303,9 +279,7 @@ def test_a_start_without_the_registry_serves_the_last_good_version(
 
 
 def test_an_emptied_production_leaves_what_serves(service: Service, versions: Registry) -> None:
-    versions.promote(versions.add())
-    service.start()
-    service.serves(1)
+    service.begin(versions)
     versions.client.delete_model_version("SentimentClassifier", "1")
     service.says("in Production: version none")
     assert service.ready() == (200, "1")
@@ -314,11 +288,7 @@ def test_an_emptied_production_leaves_what_serves(service: Service, versions: Re
 
 
 def test_a_canary_gets_its_share_and_promotion_ends_it(service: Service, versions: Registry) -> None:
-    for _ in range(2):
-        versions.add()
-    versions.promote(1)
-    service.start()
-    service.serves(1)
+    service.begin(versions, 2)
     run = [sys.executable, "-m", "inference.canary"]
     told = subprocess.run(
         [*run, "start", "--version", "2", "--percent", "25"], cwd=ROOT, check=True, capture_output=True
@@ -456,9 +426,7 @@ def test_the_request_log_is_appended_to_and_cut_off_when_it_is_long(
 
 
 def test_what_clients_send_is_not_logged(service: Service, versions: Registry) -> None:
-    versions.promote(versions.add())
-    service.start()
-    service.serves(1)
+    service.begin(versions)
     assert service.ask("the secret of the film").status_code == 200
     log = service.state / "requests.jsonl"
     until(lambda: '"/invocations"' in log.read_text(), what="the line")

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from typing import Any, TypeVar
 import mlflow
 import pytest
 
-from tests.conftest import ROOT, free_port, standing_in, until_answered
+from tests.conftest import ROOT, free_port, running, standing_in
 from training.train import Candidate
 
 HAPROXY = shutil.which("haproxy") or shutil.which(
@@ -314,13 +313,8 @@ def model_server(trained: tuple[Path, Candidate], tmp_path_factory: pytest.TempP
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment |= {"UVICORN_ACCESS_LOG": "false", "UVICORN_TIMEOUT_KEEP_ALIVE": "3600"}
-    with subprocess.Popen(["sh", "-c", command], env=environment, start_new_session=True) as process:
-        try:
-            until_answered(process, f"http://127.0.0.1:{port}/ping")
-            yield port
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(timeout=30)
+    with running(["sh", "-c", command], f"http://127.0.0.1:{port}/ping", environment=environment):
+        yield port
 
 
 @pytest.fixture(scope="module")
