@@ -19,7 +19,7 @@ from bench.scenarios.candidates import bad, canaries
 from bench.scenarios.changes import idle, slow, switches
 from bench.scenarios.cost import through_proxy
 from bench.scenarios.faults import disk, server_killed, stops, tracker
-from bench.scenarios.growth import NOMINAL, growth
+from bench.scenarios.growth import NOMINAL, endurance, growth
 from bench.switches_report import write
 from data.ingest import TABLE
 from data.table import read_table
@@ -33,6 +33,7 @@ FULL: dict[str, Any] = {
     "idle": 200,
     "idle_rounds": 3,
     "background": 50,  # requests a second under everything that is not about latency
+    "endurance": 300.0,  # seconds
     "control": 12,  # switches of the leaking control
     "hold": 8.0,  # seconds that a fault lasts, where its length is free
     "closed": 4.0,  # seconds of each closed-loop measurement
@@ -52,6 +53,7 @@ QUICK: dict[str, Any] = FULL | {
     "idle": 20,
     "idle_rounds": 1,
     "background": 20,
+    "endurance": 6.0,
     "control": 4,
     "hold": 2.0,
     "closed": 0.5,
@@ -66,6 +68,7 @@ SCENARIOS: dict[str, Callable[[Bench], Outcome]] = {
     "idle": idle,
     "slow": slow,
     "bad": bad,
+    "endurance": endurance,
     "growth": growth,
     "stops": stops,
     "tracker": tracker,
@@ -85,6 +88,7 @@ def estimate(names: list[str], settings: dict[str, Any], count: int) -> float:
         "idle": a_start + settings["idle_rounds"] * SECONDS_A_SWITCH,
         "slow": a_start + 60,
         "bad": a_start + 6 * (12 + hold),
+        "endurance": a_start + settings["endurance"],
         "growth": 2 * a_start + (count + settings["control"]) * SECONDS_A_SWITCH,
         "stops": 6 * (a_start + 10 + 2 * hold),
         "tracker": 90 + 3 * (hold + 12),

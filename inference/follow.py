@@ -161,8 +161,8 @@ class Follower:
         self._take_pulses()
         self._judge_canary()
         if self.watch.seen is not None:
-            while (action := decide(self._state())) is not None and self._act_on(action):
-                pass
+            while (action := decide(self._state())) is not None:
+                self._act_on(action)
         self._stale -= {number for number in self._stale if number in self.slots or self.proxy.forget(number)}
         self._say()
 
@@ -352,8 +352,8 @@ class Follower:
     def _in(self, phase: Phase) -> Slot | None:
         return next((slot for slot in self.slots.values() if slot.phase is phase), None)
 
-    def _act_on(self, action: Action) -> bool:
-        """Take one step; return whether it was done."""
+    def _act_on(self, action: Action) -> None:
+        """Take one step."""
         slot = self.slots.get(action.version)
         if slot is None:
             self._start(action.version)
@@ -367,7 +367,6 @@ class Follower:
             self._end(slot)
         elif action.do is Do.REMOVE:
             self._remove(slot)
-        return True
 
     def _start(self, number: int) -> None:
         version = self._version(number)

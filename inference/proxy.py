@@ -23,7 +23,7 @@ from inference.server import OURS, refuse_taken
 CONFIGURATION = Path(__file__).with_name("haproxy.cfg")
 REQUESTS = "requests.jsonl"
 FULL = 100  # weight of a server that gets all requests
-_SERVER = "maxconn 64 check inter 2s fall 10 rise 1"
+SERVER = "maxconn 64 check inter 2s fall 10 rise 1"
 _LONGEST_SOCKET_PATH = 90  # of about 104, and HAProxy first binds a longer name
 
 
@@ -218,7 +218,7 @@ class Proxy:
         known = self.entries()
         name = f"models/{version}"
         if version not in known:
-            said = self.tell(f"add server {name} 127.0.0.1:{port} weight {weight} {_SERVER}")
+            said = self.tell(f"add server {name} 127.0.0.1:{port} weight {weight} {SERVER}")
             if "New server registered" not in said:
                 raise ProxyError(f"HAProxy does not take version {version}: {said.strip()}")
         elif known[version].port != port:

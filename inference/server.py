@@ -83,7 +83,6 @@ def launch(
             "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
             "PYTHONDONTWRITEBYTECODE": "1",  # the copy stays as it was verified
             "UVICORN_ACCESS_LOG": "false",  # the proxy writes the log of requests
-            "UVICORN_TIMEOUT_KEEP_ALIVE": "3600",  # the proxy closes what is idle, never the server
         }
     output = log.open("ab") if log else None
     try:

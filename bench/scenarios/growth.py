@@ -1,12 +1,15 @@
 """Memory and descriptors over many switches."""
 
 import statistics
+import threading
 import time
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import Any
 
 from bench.openloop import Seen
 from bench.processes import MEGABYTE
-from bench.scenarios.base import Bench, Outcome, back_and_forth, say
+from bench.scenarios.base import Bench, Outcome, back_and_forth, post, say
 
 NOMINAL = 200
 
@@ -92,4 +95,46 @@ def growth(bench: Bench) -> Outcome:
         f"samples (Theil–Sen) of the second half, times {NOMINAL // 2}: what the second half of {NOMINAL} switches adds; from the {len(control)} of the control it is projected."
     )
     out.data = {"samples": samples, "control": control, **seen.counts()}
+    return out
+
+
+def endurance(bench: Bench) -> Outcome:
+    """Ask one model server for minutes, over kept connections and over new ones, and look at its memory."""
+    out = Outcome("One model server under load")
+    settings, samples = bench.settings, []
+    stop, short = threading.Event(), [0]
+
+    def ask_anew(port: int) -> None:
+        while not stop.wait(0.02):
+            with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+                short[0] += post(connection, bench.texts[:1])[0] == 200
+
+    with bench.serving() as service, bench.load(service, settings["rates"][0]) as load:
+        *_, (worker, _) = service.servers()[bench.good[0]]
+        watched = {"model server": worker, "HAProxy": service.haproxy, "supervisor": service.supervisor}
+        thread = threading.Thread(target=ask_anew, args=(service.port,))
+        thread.start()
+        end = time.monotonic() + settings["endurance"]
+        while time.monotonic() < end:
+            time.sleep(settings["endurance"] / 60)
+            samples.append({name: process.memory_info().rss / MEGABYTE for name, process in watched.items()})
+        stop.set()
+        thread.join()
+        seen = load.stop()
+    out.none_failed(seen)
+    half = samples[len(samples) // 2 :]
+    asked = len(seen.due) + short[0]
+    for name in watched:
+        added = slope([sample[name] for sample in half]) * len(half)
+        out.check(
+            f"growth of the {name} in the second half, MB (RSS {half[-1][name]:.0f} at the end)",
+            "≤ 5",
+            f"{added:+.1f}",
+            added <= 5,
+        )
+    out.notes.append(
+        f"{asked:,} requests in {settings['endurance']:.0f} s, {short[0]:,} of them over a connection of their own; RSS sampled {len(samples)} times; "
+        "growth is the median of the slopes between all pairs of samples (Theil–Sen) of the second half, times their number."
+    )
+    out.data = {"samples": samples, "short": short[0], **seen.counts()}
     return out

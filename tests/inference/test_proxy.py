@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import mlflow
 import pytest
 
+from inference.proxy import SERVER
 from tests.conftest import ROOT, free_port, running, standing_in
 from training.train import Candidate
 
@@ -180,9 +181,8 @@ class Proxy:
 
     def serve(self, port: int, version: int = 3, maxconn: int = 64, check: str = "inter 2s fall 10") -> None:
         """Send requests to a model server, as the supervisor does."""
-        self.tell(
-            f"add server models/{version} 127.0.0.1:{port} maxconn {maxconn} weight 100 check {check} rise 1"
-        )
+        options = SERVER.replace("maxconn 64", f"maxconn {maxconn}", 1).replace("inter 2s fall 10", check)
+        self.tell(f"add server models/{version} 127.0.0.1:{port} weight 100 {options}")
         self.tell(f"enable health models/{version}")
         self.tell(f"set server models/{version} state ready")
         self.tell(f"add map {self.state}/service.map version {version}")
@@ -312,7 +312,7 @@ def model_server(trained: tuple[Path, Candidate], tmp_path_factory: pytest.TempP
     command = f"ulimit -v 4194304; exec mlflow models serve -m {model} --env-manager local -p {port}"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment |= {"UVICORN_ACCESS_LOG": "false", "UVICORN_TIMEOUT_KEEP_ALIVE": "3600"}
+    environment["UVICORN_ACCESS_LOG"] = "false"
     with running(["sh", "-c", command], f"http://127.0.0.1:{port}/ping", environment=environment):
         yield port
 
@@ -802,6 +802,16 @@ def test_a_model_server_learns_neither_query_nor_upgrade(bare: tuple[Proxy, Stan
         assert proxy.answer(headers=UPGRADE, line="GET /ping HTTP/1.1").status == 200
         assert server.path == "/ping"
     assert "upgrade: " not in server.headers.lower()
+
+
+def test_a_connection_to_a_model_server_ends_with_its_answer(bare: tuple[Proxy, StandInModelServer]) -> None:
+    """Else uvicorn keeps what belonged to it for as long as its keep-alive: gigabytes in an hour, once."""
+    proxy, server = bare
+    server.answer = (200, "application/json", b'{"predictions": []}')
+    with proxy.connect() as connection:
+        for _ in range(2):
+            assert connection.send(request()).read().status == 200
+            assert "connection: close" in server.headers.lower()
 
 
 def test_a_connection_is_not_turned_into_another_protocol(proxy: Proxy) -> None:
