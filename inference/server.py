@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +22,6 @@ MEMORY_GIB = 4.0  # of addresses: 2.2 are taken when a version is loaded
 TOLERANCE = 1e-6
 OURS = "SENTIMENT_MODEL_SERVER"  # in the environment of every process that belongs to a follower
 PATIENCE = 15.0
-WARM_UP = 100  # requests
 
 
 class ServeError(click.ClickException):
@@ -178,14 +178,10 @@ class ModelServer:
         port = free_port()
         mark = {"state": str(state), "version": version, "port": port}
         process = launch(copy, "127.0.0.1", port, state / f"server-{version}-{port}.log", mark)
-        server = cls(version, port, psutil.Process(process.pid), process)
-        if hasattr(os, "sched_setaffinity"):  # its start leaves the other cores to the one that serves
-            with suppress(OSError):
-                os.sched_setaffinity(process.pid, {max(os.sched_getaffinity(0))})
-        return server
+        return cls(version, port, psutil.Process(process.pid), process)
 
     def use_all_cores(self) -> None:
-        """End the confinement to one core under which it was started."""
+        """End :func:`confine_to_one_core`, which it has from the thread that started it."""
         if hasattr(os, "sched_setaffinity"):
             for process in self.processes():
                 with suppress(psutil.Error, OSError):
@@ -216,12 +212,6 @@ class ModelServer:
         with suppress(psutil.NoSuchProcess):
             return [self.leader, *self.leader.children(recursive=True)]
         return []
-
-    def _warm_up(self, url: str, question: dict[str, list[str]]) -> None:
-        """Ask on until Python's first full garbage collection is over: it holds everything up for 0.15 s."""
-        with requests.Session() as session, suppress(requests.RequestException):
-            for _ in range(WARM_UP):
-                session.post(url, json=question, timeout=5)
 
     def wait_until_itself(self, copy: Path, timeout: float, cancelled: Callable[[], bool]) -> None:
         """Wait until it gives the answers that the version carries for its own example texts.
@@ -267,9 +257,15 @@ class ModelServer:
             except (ValueError, LookupError, TypeError):
                 raise ServeError("its answer to its own example texts cannot be read") from None
             compare(examples, answers)
-            self._warm_up(url, question)
             return
         raise ServeError("it is not needed any more")
+
+
+def confine_to_one_core() -> None:
+    """Leave the other cores to what serves: for this thread, and for threads and processes that it starts."""
+    if hasattr(os, "sched_setaffinity"):
+        with suppress(OSError):
+            os.sched_setaffinity(threading.get_native_id(), {max(os.sched_getaffinity(0))})
 
 
 def compare(examples: list[dict[str, Any]], answers: Any) -> None:
