@@ -4,7 +4,7 @@ import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from http.client import HTTPConnection
 
@@ -76,8 +76,13 @@ def canaries(bench: Bench) -> Outcome:
     rows = []
     with bench.serving() as service:
         # broken requests and large batches fall to both
-        with bench.load(service, rate, wrong_every=20) as load, ThreadPoolExecutor(1) as pool:
+        with (
+            bench.load(service, rate, wrong_every=20) as load,
+            ThreadPoolExecutor(1) as pool,
+            ExitStack() as stack,
+        ):
             stop = threading.Event()
+            stack.callback(stop.set)  # else the pool would wait for ever when something fails
 
             def ask_batches() -> None:
                 with closing(HTTPConnection("127.0.0.1", service.port, timeout=90)) as connection:

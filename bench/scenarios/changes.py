@@ -231,7 +231,8 @@ def slow(bench: Bench) -> Outcome:
                 status, _ = post(connection, texts)
                 batches.append((start, time.monotonic(), status))
 
-    with bench.serving() as service, ThreadPoolExecutor(8) as pool:
+    with bench.serving() as service, ThreadPoolExecutor(8) as pool, ExitStack() as stack:
+        stack.callback(stop.set)  # else the pool would wait for ever when something fails
         with bench.load(service) as load:
             answer = bench.registry.ask("promote", bench.good[1])
             service.wait_for(rf"bringing up version {bench.good[1]}$", answer["start"])

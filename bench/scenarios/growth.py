@@ -112,7 +112,7 @@ def endurance(bench: Bench) -> Outcome:
     with bench.serving() as service, bench.load(service, settings["rates"][0]) as load:
         *_, (worker, _) = service.servers()[bench.good[0]]
         watched = {"model server": worker, "HAProxy": service.haproxy, "supervisor": service.supervisor}
-        thread = threading.Thread(target=ask_anew, args=(service.port,))
+        thread = threading.Thread(target=ask_anew, args=(service.port,), daemon=True)
         thread.start()
         end = time.monotonic() + settings["endurance"]
         while time.monotonic() < end:
