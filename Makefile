@@ -18,6 +18,9 @@ FROM ?=
 export REASON ?=
 ARGS ?=
 
+SWITCH := 1 yes true 0 no false
+$(foreach name,FOLLOW FORCE,$(if $(filter-out $(SWITCH),$($(name))),$(error $(name)=$($(name)) is not known; give 1, yes or true, or leave it out)))
+
 STATE_OPTION = $(if $(STATE),--state '$(STATE)')
 
 .DEFAULT_GOAL := help

@@ -7,7 +7,7 @@ import click
 
 from registry import canary
 from registry.errors import RegistryError
-from registry.stages import refuse_rolled_back
+from registry.stages import ROLLED_BACK
 from registry.store import MODEL_NAME, connect
 from registry.versions import PRODUCTION, fetch, find
 
@@ -27,7 +27,11 @@ def start(version: str, percent: int) -> None:
     candidate = find(client, version)
     if candidate.number == serving.number:
         raise RegistryError(f"version {candidate.number} is in Production: it gets all requests")
-    refuse_rolled_back(candidate, force=False)
+    if candidate.tags.get(ROLLED_BACK):
+        raise RegistryError(
+            f"version {candidate.number} was rolled back at {candidate.tags[ROLLED_BACK]}: it gets no share of the requests; "
+            "try another version"
+        )
     with tempfile.TemporaryDirectory() as folder:
         fetch(candidate, Path(folder))
     canary.start(client, candidate.number, percent, serving.number)

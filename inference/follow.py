@@ -325,8 +325,11 @@ class Follower:
         asked = self._asked_canary()
         # with a registry that says that nothing is in Production, nothing is brought up
         usable = self.kept if seen.production is not None or not seen.reachable else []
+        wanted = seen.production.number if seen.production else None
+        # one that is coming up already goes on, whatever is tried beside it
+        usable = sorted(usable, key=lambda v: v.number == wanted or v.number not in self.slots)
         return State(
-            wanted=seen.production.number if seen.production else None,
+            wanted=wanted,
             servers=tuple(servers),
             canary=asked.version if asked else None,
             percent=asked.percent if asked else 0,
@@ -456,7 +459,11 @@ class Follower:
             # the header names the version that served last while that is being started again
             self.proxy.say(version or self.proxy.version(), waiting)
             if waiting:
-                log.warning("NOT READY: %s", waiting)
+                nothing = self.watch.seen is not None and self._seen.reachable and not self._seen.production
+                hint = (
+                    "; train with 'make run' or promote one with 'make promote VERSION=n'" if nothing else ""
+                )
+                log.warning("NOT READY: %s%s", waiting, hint)
             self._said = version, waiting
         wanted = {v.number for v in (self._seen.production, self._seen.candidate) if v is not None}
         READY.set(serving is not None)
@@ -547,6 +554,12 @@ def rotate(state: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def state_path(given: Path | None, port: int) -> Path:
+    """Return where the folder of the follower on a port is."""
+    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return (given or home / "sentiment-model" / str(port)).resolve()  # by one name, whichever way it is given
+
+
 def state_folder(given: Path | None, port: int) -> Path:
     """Return the folder of the follower on a port, made if it is not there, for its user alone.
 
@@ -555,8 +568,7 @@ def state_folder(given: Path | None, port: int) -> Path:
     FollowError
         If it cannot be made or belongs to somebody else.
     """
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    folder = (given or home / "sentiment-model" / str(port)).absolute()
+    folder = state_path(given, port)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         about = folder.stat()
@@ -591,14 +603,17 @@ def main(host: str, port: int, metrics_port: int, state: Path | None) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     log.setLevel(logging.INFO)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # a registry that is away is said once, by us
+    if port == metrics_port:
+        raise FollowError(f"PORT and METRICS_PORT are both {port}; give one of them another number")
     find_haproxy()
     folder = state_folder(state, port)
     lock = FileLock(lock_of(folder))
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        stop = f"make stop PORT={port}" + (f" STATE='{state}'" if state else "")
         raise FollowError(
-            f"a follower runs already on port {port}; 'make stop PORT={port}' ends it"
+            f"a follower runs already with the state folder {folder}; '{stop}' ends it, or give another STATE"
         ) from None
     (folder / "pid").write_text(str(os.getpid()))
     shown, _ = start_http_server(0, addr="127.0.0.1")

@@ -70,6 +70,8 @@ class Loading(threading.Thread):
 
     def _obtain(self) -> None:
         """Have a verified copy in place."""
+        if self._copy.is_symlink() or self._copy.is_file():
+            self._copy.unlink()
         if self._copy.exists() and self._verifies():
             return
         shutil.rmtree(self._copy, ignore_errors=True)

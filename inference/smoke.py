@@ -10,7 +10,7 @@ import requests
 from inference.serve import stop_in_order
 from inference.server import ServeError, free_port, serving, wait_until_ready
 from registry.store import MODEL_NAME, connect
-from registry.versions import PRODUCTION, fetch, find
+from registry.versions import PRODUCTION, all_versions, fetch, find
 
 QUESTION = {"inputs": ["A wonderful film.", "Two hours of my life that I will never get back."]}
 
@@ -36,7 +36,8 @@ def ask(url: str, question: dict[str, list[str]]) -> list[dict[str, object]]:
 def main() -> None:
     """Run the smoke test."""
     stop_in_order()
-    version = find(connect(), PRODUCTION)
+    client = connect()
+    version = find(client, PRODUCTION)
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory(prefix="sentiment-") as folder:
@@ -48,9 +49,15 @@ def main() -> None:
     click.echo(f"\nPOST /invocations  {json.dumps(QUESTION)}")
     for row in rows:
         click.echo(f"  {json.dumps(row)}")
+    newest = all_versions(client)[-1].number
+    if newest > version.number:
+        click.echo(
+            f"\nVersion {newest} is registered, and NOT in Production: 'make promote VERSION={newest}' promotes it through the gate"
+        )
     click.echo(
         f"\nVersion {version.number} is in Production. Next:\n"
         "  make serve                  answer on http://127.0.0.1:5000/invocations\n"
+        "  make serve FOLLOW=1         the same on port 8000, and follow every promotion (needs HAProxy)\n"
         "  make ui                     the run page, on http://127.0.0.1:5001\n"
         "  make history                every version and every change of Production\n"
         "  make promote VERSION=n      through the gate;  make rollback goes back"

@@ -8,7 +8,15 @@ from pathlib import Path
 import click
 from filelock import FileLock, Timeout
 
-from inference.follow import LONGEST_DRAIN, FollowError, end_all, lock_of, state_folder, state_option
+from inference.follow import (
+    LONGEST_DRAIN,
+    FollowError,
+    end_all,
+    lock_of,
+    state_folder,
+    state_option,
+    state_path,
+)
 from inference.proxy import Proxy
 from inference.server import PATIENCE, marked
 
@@ -18,12 +26,17 @@ from inference.server import PATIENCE, marked
 @state_option
 def main(port: int, state: Path | None) -> None:
     """Ask the follower to end; without one, end what it left running."""
+    folder = state_path(state, port)
+    nothing = f"nothing to do: nothing runs with the state folder {folder}; PORT and STATE are those that it was started with"
+    if not folder.exists():
+        click.echo(nothing)
+        return
     folder = state_folder(state, port)
     lock = FileLock(lock_of(folder))
     try:
         with lock.acquire(timeout=0):
             if not marked(folder):
-                click.echo(f"nothing to do: nothing runs for port {port}")
+                click.echo(nothing)
                 return
             click.echo("the follower itself is gone; ending what it left running")
             proxy = Proxy(folder, "", port, 0)
@@ -37,8 +50,8 @@ def main(port: int, state: Path | None) -> None:
         try:
             lock.acquire(timeout=patience)
         except Timeout:
-            raise FollowError(f"the follower on port {port} did not end within {patience:.0f} s") from None
-    click.echo(f"stopped: nothing runs for port {port} any more")
+            raise FollowError(f"the follower of {folder} did not end within {patience:.0f} s") from None
+    click.echo(f"stopped: nothing runs with the state folder {folder} any more")
 
 
 if __name__ == "__main__":

@@ -51,6 +51,8 @@ def test_the_life_of_a_service(project: Project) -> None:
     assert "nothing to do" in project.make("rollback", "FROM=2")
     assert versions(project) == {1: "Production", 2: "Archived"}
     assert "was rolled back at" in project.make("promote", "VERSION=2", code=2)
+    assert "it gets no share of the requests" in project.make("canary", "VERSION=2", code=2)
+    assert "FORCE=maybe is not known; give 1" in project.make("promote", "VERSION=2", "FORCE=maybe", code=2)
 
     told = project.make("history")
     lines = [line for line in told.splitlines() if "promote " in line or "rollback " in line]

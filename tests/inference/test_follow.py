@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -247,6 +248,20 @@ def test_after_kill_9_of_the_supervisor_all_goes_on_and_the_next_start_adopts_it
     until(lambda: len(service.model_servers()) == 2)
 
 
+def test_a_folder_given_by_another_name_is_the_same_one(service: Service, versions: Registry) -> None:
+    service.begin(versions)
+    before = {p.pid for p in service.model_servers()}
+    service.kill()
+    real = service.state
+    service.state = real.with_name(f"{real.name}-link")
+    service.state.symlink_to(real)
+    service.start()
+    service.says("adopted version 1, serving")
+    service.state.unlink()
+    service.state = real
+    assert {p.pid for p in service.model_servers()} == before
+
+
 def test_a_proxy_that_dies_comes_back(service: Service, versions: Registry) -> None:
     service.begin(versions)
     before = {p.pid for p in service.model_servers()}
@@ -276,6 +291,24 @@ def test_a_start_without_the_registry_serves_the_last_good_version(
     service.says("REFUSED: version 1, failure 1")
     assert service.ready()[0] == 503
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_start_with_a_version_that_fails_fast_brings_the_one_before_up_at_once(
+    service: Service, versions: Registry, tmp_path: Path
+) -> None:
+    service.begin(versions)
+    two = versions.forge(lambda folder: None, tmp_path / "two")
+    versions.promote(two.number)
+    service.serves(two.number)
+    assert service.stop() == 0
+    (tmp_path / "two" / "entry.py").write_text("")
+    kept = service.state / "versions" / str(two.number)
+    shutil.rmtree(kept)
+    kept.symlink_to(tmp_path / "two")  # no folder of ours: fetched anew, and refused
+    service.start()
+    service.serves(1)
+    assert service.said.count("REFUSED: version 2") > 1
+    assert service.said.count("bringing up version 1") == 2, "once in each of its lives"
 
 
 def test_an_emptied_production_leaves_what_serves(service: Service, versions: Registry) -> None:
@@ -355,7 +388,7 @@ def test_make_stop_ends_all_also_what_a_killed_supervisor_left(service: Service,
             stop, cwd=ROOT, env=service.environment, check=True, capture_output=True, text=True
         ).stdout
         assert ("the follower itself is gone" in told) == killed
-        assert f"stopped: nothing runs for port {service.port} any more" in told
+        assert f"stopped: nothing runs with the state folder {service.state} any more" in told
         assert not marked(service.state)
     told = subprocess.run(
         stop, cwd=ROOT, env=service.environment, check=True, capture_output=True, text=True
@@ -374,11 +407,33 @@ def run_follow(*options: str, **environment: str) -> str:
     return done.stderr
 
 
-def test_a_second_follower_on_the_same_port_is_told(service: Service) -> None:
+def test_a_second_follower_is_told_how_to_end_the_first(service: Service) -> None:
     service.start()
-    service.says("NOT READY")
+    service.says("NOT READY: no version of SentimentClassifier is in Production; train with 'make run'")
     told = run_follow("--port", str(service.port), "--state", str(service.state))
-    assert f"a follower runs already on port {service.port}; 'make stop PORT={service.port}' ends it" in told
+    found = re.search(r"'make (stop PORT=\d+ STATE='.*')' ends it", told)
+    assert found, told
+    stopped = subprocess.run(
+        ["sh", "-c", f"make --no-print-directory {found[1]}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert "stopped: nothing runs" in stopped.stdout
+    assert service.process
+    assert service.process.wait(10) == 0
+
+
+def test_a_stop_with_another_folder_says_which_and_makes_none(tmp_path: Path) -> None:
+    folder = tmp_path / "mistyped"
+    command = [sys.executable, "-m", "inference.stop", "--state", str(folder)]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert told.returncode == 0
+    assert f"nothing runs with the state folder {folder}" in told.stdout
+    assert not folder.exists()
+
+
+def test_one_port_for_both_is_refused(service: Service) -> None:
+    port = str(free_port())
+    told = run_follow("--port", port, "--metrics-port", port, "--state", str(service.state))
+    assert f"PORT and METRICS_PORT are both {port}" in told
 
 
 @pytest.mark.parametrize("which", ["--port", "--metrics-port"])

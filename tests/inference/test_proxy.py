@@ -1057,7 +1057,7 @@ def test_ready_says_why_not() -> None:
         with proxy.logging() as entries:
             answer = proxy.answer(GOOD)
         assert answer.status == 503
-        assert "GET /ready says" in answer.message
+        assert answer.message == "no version is served yet; GET /ready says why"
         assert answer.headers["Retry-After"] == "1"
         assert entries[0]["version"] == "-"
         assert answer.version is None
