@@ -20,14 +20,16 @@ ARGS ?=
 
 SWITCH := 1 yes true 0 no false
 $(foreach name,FOLLOW FORCE,$(if $(filter-out $(SWITCH),$($(name))),$(error $(name)=$($(name)) is not known; give 1, yes or true, or leave it out)))
+# docker compose (v2), or docker-compose 1.29 where that is what there is
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 STATE_OPTION = $(if $(STATE),--state '$(STATE)')
 
 .DEFAULT_GOAL := help
-.PHONY: help env data run test lint format serve stop canary canary-stop promote rollback history ui bench switches growth clean
+.PHONY: help env data run test lint format serve stop canary canary-stop up train-docker down logs test-docker promote rollback history ui bench switches growth clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(VENV)/.made ## make the environment in .venv with the exact pins
 
@@ -46,7 +48,10 @@ run: env ## data, train, gate, register, promote, and one real answer over HTTP 
 	python -m inference.smoke
 
 test: env ## all tests that need no container
-	python -m pytest -n 2 --dist worksteal $(ARGS)
+	python -m pytest -n 2 --dist worksteal -m 'not docker' $(ARGS)
+
+test-docker: env ## the tests of images and containers, with a real engine
+	python -m pytest -m docker $(ARGS)
 
 lint: env ## ruff (lint, format) and mypy
 	ruff check .
@@ -73,6 +78,19 @@ canary: env ## send a share of the requests to a candidate (VERSION=n, PERCENT=1
 
 canary-stop: env ## send all requests to Production again
 	python -m inference.canary stop
+
+up: engine ## start the system in containers: registry on port 5000, service on 8000
+	$(COMPOSE) up --detach --build
+	@echo "registry: http://127.0.0.1:$${MLFLOW_PORT:-5000}   service: http://127.0.0.1:$${PORT:-8000}/ready   next: make train-docker"
+
+train-docker: engine ## run the MLproject in a container, into the registry of make up (ARGS='-P limit=3000')
+	$(COMPOSE) run --rm train mlflow run . --env-manager local -P out=/data/imdb.csv $(ARGS)
+
+down: engine ## end the containers; the volumes with registry, models and reviews stay
+	$(COMPOSE) down
+
+logs: engine ## what the containers say
+	$(COMPOSE) logs --follow --tail=100
 
 promote: env ## promote through the gate (VERSION=n; FORCE=1 passes it by)
 	@test -n "$(VERSION)" || { echo "say which: make promote VERSION=n ('make history' lists them)"; exit 2; }
@@ -104,6 +122,11 @@ growth: .venv-bench/.made ## measure training from 5,000 to 200,000 rows into do
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
+
+.PHONY: engine
+engine:
+	@docker info >/dev/null 2>&1 || { \
+	    echo "no Docker engine answers: start one, or give its address in DOCKER_HOST; 'make run' and 'make serve' need none"; exit 1; }
 
 clean: ## remove the environments and caches; keeps data, runs and the registry
 	rm -rf $(VENV) .venv-bench .venv-bench-mlserver .mypy_cache .pytest_cache .ruff_cache

@@ -22,6 +22,13 @@ FOLDER = Path(__file__).resolve().parent
 TABLE = FOLDER / "imdb.csv"
 FORMAT = 1  # of the table; another number makes every table be written anew
 
+out_option = click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=TABLE,
+    help="The table to write.  [default: data/imdb.csv]",
+)
+
 
 def rejects_path(table: Path) -> Path:
     """Return where the rows set aside from ``table`` are written."""
@@ -220,12 +227,7 @@ def _write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[str]])
 @click.command(cls=Command, help="Acquire and validate reviews, assign the splits, write the table.")
 @source_option
 @test_size_option
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=TABLE,
-    help="The table to write.  [default: data/imdb.csv]",
-)
+@out_option
 def main(source: str, test_size: float, out: Path) -> None:
     """Run the entry point."""
     with mlflow.start_run(run_name="ingest"):

@@ -1,11 +1,12 @@
 """Entry point ``main``: the whole pipeline, from reviews to a version in Production."""
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from data.errors import DataError
-from data.ingest import TABLE, ingest, log_summary, read_summary
+from data.ingest import ingest, log_summary, out_option, read_summary
 from data.options import Command, source_option, test_size_option
 from data.table import read_table
 from registry.store import connect
@@ -20,6 +21,7 @@ from training.train import pick, register_candidate, train
 @click.command(cls=Command, help="Acquire, train, evaluate, log, register, gate and promote.")
 @source_option
 @test_size_option
+@out_option
 @settings_options
 @limit_option
 @register_option
@@ -30,7 +32,9 @@ from training.train import pick, register_candidate, train
     show_default=True,
     help="gated: unless the gate refuses; always: pass the gate by; never: leave Production alone.",
 )
-def main(source: str, test_size: float, limit: int, register: str, promote: str, **settings: Any) -> None:
+def main(
+    source: str, test_size: float, out: Path, limit: int, register: str, promote: str, **settings: Any
+) -> None:
     """Run the entry point."""
     if register == "no" and promote == "always":
         raise TrainingError("promote=always needs register=yes: only a registered version can be promoted")
@@ -38,11 +42,11 @@ def main(source: str, test_size: float, limit: int, register: str, promote: str,
     client = connect()
     with run("sentiment"):
         with step("ingest", f"reviews from {source}"):
-            summary = ingest(source, test_size)
-            log_summary(summary)
-        table = pick(read_table(TABLE), limit, chosen.seed)
-        if read_summary(TABLE) != summary:
-            raise DataError(f"{TABLE} was written anew meanwhile; run again")
+            summary = ingest(source, test_size, out)
+            log_summary(summary, out)
+        table = pick(read_table(out), limit, chosen.seed)
+        if read_summary(out) != summary:
+            raise DataError(f"{out} was written anew meanwhile; run again")
         candidate = train(table, summary, chosen)
         version = register_candidate(candidate) if register == "yes" else None
         if version and promote != "never":
