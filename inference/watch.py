@@ -64,7 +64,7 @@ class Watch(threading.Thread):
     def run(self) -> None:
         """Ask until told to stop."""
         # a server that hangs must not hold the answer back for MLflow's 2 minutes
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         while not self._stop.is_set():
             try:

@@ -181,7 +181,7 @@ def _answers(url: str) -> bool:
 def tracker(bench: Bench) -> Outcome:
     """Make the tracking server slow, take it away, bring it back."""
     out = Outcome("The tracking server slow, down, restarted")
-    hold = bench.settings["hold"] + 12  # the follower waits 10 s for an answer
+    hold = bench.settings["hold"] + 12  # the follower waits 5 s for an answer, and asks twice
     with tracking_server(bench.folder) as (url, start_tracker, signal_tracker), ExitStack() as stack:
         say("  training a small version through the tracking server")
         train(url, bench.settings["tracker_rows"], bench.folder)
