@@ -359,7 +359,7 @@ def server_killed(bench: Bench) -> Outcome:
     out.tables.append({"heads": heads, "rows": rows})
     out.notes.append(
         "Beside the load six slow requests are half sent when the server is killed: it has them, and no other may be given them. "
-        "The others wait in the proxy while a server is started anew, 256 at most and 10 s at most in its queue; what comes past that is shed."
+        "The others wait in the proxy while a server is started anew, 800 at most and 15 s at most in its queue; what comes past that is shed."
     )
     out.data = {"rows": rows}
     return out

@@ -906,7 +906,7 @@ def waiting(proxy: Proxy) -> int:
 
 def test_requests_past_the_queue_are_a_429_and_the_waiting_ones_are_answered() -> None:
     with (
-        standing_in_behind({"queue(models) ge 256": "queue(models) ge 2"}, maxconn=1) as (proxy, server),
+        standing_in_behind({"queue(models) ge 800": "queue(models) ge 2"}, maxconn=1) as (proxy, server),
         ThreadPoolExecutor(3) as pool,
     ):
         first = held(proxy, pool, server)
@@ -915,7 +915,7 @@ def test_requests_past_the_queue_are_a_429_and_the_waiting_ones_are_answered() -
         with proxy.logging(held=3) as entries:
             answer = proxy.answer(GOOD)
         assert answer.status == entries[0]["status"] == 429
-        assert "256 requests are waiting already" in answer.message
+        assert "800 requests are waiting already" in answer.message
         assert answer.version == "3"
         assert answer.headers["Retry-After"] == "1"
         server.release.set()
@@ -924,7 +924,7 @@ def test_requests_past_the_queue_are_a_429_and_the_waiting_ones_are_answered() -
 
 def test_a_request_does_not_wait_longer_than_the_bound() -> None:
     with (
-        standing_in_behind({"timeout queue 10s": "timeout queue 200ms"}, maxconn=1) as (proxy, server),
+        standing_in_behind({"timeout queue 15s": "timeout queue 200ms"}, maxconn=1) as (proxy, server),
         ThreadPoolExecutor(1) as pool,
     ):
         first = held(proxy, pool, server)
