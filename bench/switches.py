@@ -28,7 +28,7 @@ from inference.serve import stop_in_order
 FULL: dict[str, Any] = {
     "rates": [200],
     "changes": 20,  # at each rate
-    "unconfined": 6,  # the same, but with a start on any core
+    "unconfined": 2,  # the same, but with a start on any core
     "steady": 18.0,  # seconds between two changes
     "idle": 200,
     "idle_rounds": 3,
