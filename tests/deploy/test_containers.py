@@ -125,6 +125,7 @@ def test_the_life_of_a_version(system: System) -> None:
     with load(system.port) as clients:
         system.train("python", "-m", "training.promote", "--version", "2", "--force", "yes")
         system.serves(2)
+        until(lambda: "2" in clients.versions(), what="an answer of version 2")
         system.train("python", "-m", "training.rollback", "--from", "2")
         system.serves(1)
     clients.check()

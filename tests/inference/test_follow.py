@@ -193,6 +193,7 @@ def test_a_bad_version_never_replaces_the_good_one(
         good = versions.add()
         versions.promote(good)
         service.serves(good)
+        until(lambda: str(good) in clients.versions(), what="an answer of the good version")
     clients.check()
     assert set(clients.versions()) == {"1", str(good)}
     assert service.metric(f'sentiment_refused{{version="{bad.number}"}}') is None
