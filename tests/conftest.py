@@ -8,9 +8,10 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
@@ -116,17 +117,26 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def until(happens: Callable[[], Any], seconds: float = 60, what: str = "it") -> Any:
+    """Poll until something is true, and return it; fail when the time is over."""
+    deadline = time.monotonic() + seconds
+    while not (found := happens()):
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds:.0f} s"
+        time.sleep(0.05)
+    return found
+
+
 def until_answered(process: "subprocess.Popen[bytes]", url: str, seconds: float = 60) -> None:
     """Wait until ``url`` answers; fail if the process ends or the time is over."""
-    deadline = time.monotonic() + seconds
-    while True:
+
+    def answers() -> bool:
         assert process.poll() is None, "the server ended"
-        assert time.monotonic() < deadline, "the server does not answer"
         try:
-            if requests.get(url, timeout=2).ok:
-                return
+            return requests.get(url, timeout=2).ok
         except requests.RequestException:
-            time.sleep(0.1)
+            return False
+
+    until(answers, seconds, f"an answer of {url}")
 
 
 @contextmanager

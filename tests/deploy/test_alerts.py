@@ -16,8 +16,8 @@ import requests
 import yaml
 from mlflow.tracking import MlflowClient
 
-from tests.conftest import ROOT, copy_project, free_port, until_answered
-from tests.inference.conftest import Registry, Service, until
+from tests.conftest import ROOT, copy_project, free_port, until, until_answered
+from tests.inference.conftest import Registry, Service
 from training.train import Candidate
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.conftest import ROOT, free_port
-from tests.inference.conftest import load, until
+from tests.conftest import ROOT, free_port, until
+from tests.inference.conftest import load
 
 SMALL = "-P limit=2500 -P ngram_max=1"
 

@@ -71,3 +71,9 @@ def test_a_rollout_of_the_service_takes_nothing_away() -> None:
     assert api["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
     (container,) = api["spec"]["template"]["spec"]["containers"]
     assert container["readinessProbe"]["httpGet"]["path"] == "/ready"
+
+
+def test_the_job_is_the_one_that_runs_every_week() -> None:
+    job = yaml.safe_load((FOLDER / "training-job.yaml").read_text())
+    weekly = yaml.safe_load((FOLDER / "base" / "training.yaml").read_text())
+    assert job["spec"] == weekly["spec"]["jobTemplate"]["spec"]

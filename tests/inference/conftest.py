@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -28,20 +27,11 @@ from registry.digests import digests
 from registry.stages import promote
 from registry.store import MODEL_NAME
 from registry.versions import Version, find, in_production, register
-from tests.conftest import ROOT, free_port
+from tests.conftest import ROOT, free_port, until
 from training.train import Candidate
 
 QUESTION = b'{"inputs": ["A wonderful film."]}'
 JSON = {"Content-Type": "application/json"}
-
-
-def until(happens: Callable[[], Any], seconds: float = 60, what: str = "it") -> Any:
-    """Poll until something is true, and return it; fail when the time is over."""
-    deadline = time.monotonic() + seconds
-    while not (found := happens()):
-        assert time.monotonic() < deadline, f"{what} did not happen within {seconds:.0f} s"
-        time.sleep(0.05)
-    return found
 
 
 class Service:

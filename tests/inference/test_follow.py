@@ -18,8 +18,8 @@ import requests
 from inference.server import marked
 from registry import canary
 from registry.stages import rollback
-from tests.conftest import ROOT, free_port
-from tests.inference.conftest import Registry, Service, kill_worker, load, until
+from tests.conftest import ROOT, free_port, until
+from tests.inference.conftest import Registry, Service, kill_worker, load
 
 pytestmark = pytest.mark.haproxy
 

@@ -11,20 +11,19 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import mlflow
 import pytest
 
 from inference.proxy import SERVER
-from tests.conftest import ROOT, free_port, running, standing_in
+from tests.conftest import ROOT, free_port, running, standing_in, until
 from training.train import Candidate
 
 HAPROXY = shutil.which("haproxy") or shutil.which(
@@ -44,17 +43,6 @@ JSON = {"Content-Type": "application/json"}
 CSV = {"Content-Type": "text/csv"}
 PARQUET = {"Content-Type": "application/vnd.apache.parquet"}
 GOOD = json.dumps({"inputs": [f"A wonderful film. {SECRET}"]}).encode()
-
-Value = TypeVar("Value")
-
-
-def eventually(look: Callable[[], Value | None], seconds: float = 10) -> Value:
-    """Ask again and again until the answer is not None, at most for some seconds."""
-    deadline = time.monotonic() + seconds
-    while (found := look()) is None:
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
-    return found
 
 
 @dataclass
@@ -170,7 +158,7 @@ class Proxy:
             except OSError:
                 return None
 
-        eventually(ready)
+        until(ready, 10)
 
     def tell(self, command: str) -> str:
         with socket.socket(socket.AF_UNIX) as connection:
@@ -186,7 +174,7 @@ class Proxy:
         self.tell(f"enable health models/{version}")
         self.tell(f"set server models/{version} state ready")
         self.tell(f"add map {self.state}/service.map version {version}")
-        eventually(lambda: self.answer(line="GET /ready HTTP/1.1").status == 200 or None)
+        until(lambda: self.answer(line="GET /ready HTTP/1.1").status == 200, 10)
 
     def connect(self) -> Connection:
         return Connection(self.port)
@@ -211,11 +199,11 @@ class Proxy:
         A line is written a moment after its answer: so those of earlier requests are waited for first, except
         of so many that are ``held``.
         """
-        eventually(lambda: self.open() == held or None)
+        until(lambda: self.open() == held, 10)
         before = len(self.logged())
         entries: list[dict[str, Any]] = []
         yield entries
-        eventually(lambda: len(self.logged()) >= before + count or None)
+        until(lambda: len(self.logged()) >= before + count, 10)
         entries += [check(line) for line in self.logged()[before:]]
         assert len(entries) == count
 
@@ -887,14 +875,14 @@ def test_connections_past_the_bound_are_told_so_and_the_others_go_on() -> None:
         for connection in early:
             assert connection.send(request()).read().status == 200
         early.pop().socket.close()
-        eventually(lambda: proxy.answer(GOOD).status == 200 or None)
+        until(lambda: proxy.answer(GOOD).status == 200, 10)
 
 
 def held(proxy: Proxy, pool: ThreadPoolExecutor, server: StandInModelServer) -> Any:
     """Have a request wait in the model server."""
     asked = server.asked
     future = pool.submit(proxy.answer, b"hold")
-    eventually(lambda: server.asked > asked or None)
+    until(lambda: server.asked > asked, 10)
     return future
 
 
@@ -911,7 +899,7 @@ def test_requests_past_the_queue_are_a_429_and_the_waiting_ones_are_answered() -
     ):
         first = held(proxy, pool, server)
         queued = [pool.submit(proxy.answer, GOOD) for _ in range(2)]
-        eventually(lambda: waiting(proxy) == 2 or None)
+        until(lambda: waiting(proxy) == 2, 10)
         with proxy.logging(held=3) as entries:
             answer = proxy.answer(GOOD)
         assert answer.status == entries[0]["status"] == 429
@@ -1036,7 +1024,7 @@ def test_a_client_that_stops_reading_is_dropped(impatient: tuple[Proxy, StandInM
     server.answer = (200, "application/json", b"x" * (20 << 20))
     with proxy.logging() as entries, proxy.connect() as connection:
         connection.send(request())
-        eventually(lambda: proxy.open() == 0 or None)
+        until(lambda: proxy.open() == 0, 10)
     assert entries[0]["end"] == "cD"
 
 
@@ -1090,9 +1078,9 @@ def test_a_model_server_is_ready_while_it_answers_a_real_request() -> None:
         server = StandInModelServer(stack)
         proxy.serve(server.port, check="inter 50ms fall 1")
         server.health = b'{"error": "row 0: the model is not itself"}'  # with status 200
-        eventually(lambda: proxy.answer(line="GET /ready HTTP/1.1").status == 503 or None)
+        until(lambda: proxy.answer(line="GET /ready HTTP/1.1").status == 503, 10)
         server.health = b'{"error": null}'
-        eventually(lambda: proxy.answer(line="GET /ready HTTP/1.1").status == 200 or None)
+        until(lambda: proxy.answer(line="GET /ready HTTP/1.1").status == 200, 10)
 
 
 def test_the_port_of_operators_has_metrics_alone(proxy: Proxy) -> None:
