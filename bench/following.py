@@ -69,9 +69,7 @@ def leak_at_switches(follower: type[follow.Follower]) -> None:
 
 
 def run_follower(patches: dict[str, Any], arguments: list[str]) -> None:
-    """Run the follower with ``unconfined``, ``leak`` or ``timeout`` (seconds) patched in."""
-    if patches.get("unconfined"):
-        patch.object(os, "sched_setaffinity", lambda pid, cores: None).start()
+    """Run the follower with ``leak`` or ``timeout`` (seconds) patched in."""
     if patches.get("leak"):
         leak_at_switches(follow.Follower)
     if "timeout" in patches:

@@ -28,7 +28,6 @@ from inference.serve import stop_in_order
 FULL: dict[str, Any] = {
     "rates": [200],
     "changes": 20,  # at each rate
-    "unconfined": 2,  # the same, but with a start on any core
     "steady": 18.0,  # seconds between two changes
     "idle": 200,
     "idle_rounds": 3,
@@ -48,7 +47,6 @@ FULL: dict[str, Any] = {
 QUICK: dict[str, Any] = FULL | {
     "rates": [50],
     "changes": 2,
-    "unconfined": 1,
     "steady": 2.0,
     "idle": 20,
     "idle_rounds": 1,
@@ -83,8 +81,7 @@ def estimate(names: list[str], settings: dict[str, Any], count: int) -> float:
     """Return about how many minutes the scenarios will take."""
     a_start, steady, hold = 10.0, settings["steady"], settings["hold"]
     seconds_of = {
-        "switches": len(settings["rates"])
-        * (2 * a_start + (settings["changes"] + settings["unconfined"]) * (SECONDS_A_SWITCH + steady)),
+        "switches": len(settings["rates"]) * (a_start + settings["changes"] * (SECONDS_A_SWITCH + steady)),
         "idle": a_start + settings["idle_rounds"] * SECONDS_A_SWITCH,
         "slow": a_start + 60,
         "bad": a_start + 6 * (12 + hold),

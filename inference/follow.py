@@ -211,7 +211,6 @@ class Follower:
                 self._end(slot)
             elif not loading.is_alive():
                 slot.loading = None
-                slot.up.use_all_cores()
                 slot.enter(Phase.READY)
                 log.info("version %d has given its example answers", slot.version)
         gone = slot.server is None or not slot.server.alive()

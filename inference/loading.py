@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from inference.environment import check_environment
-from inference.server import ModelServer, ServeError, confine_to_one_core
+from inference.server import ModelServer, ServeError
 from registry.errors import RegistryError, VerificationError
 from registry.versions import Version, fetch, verify
 
@@ -44,7 +44,6 @@ class Loading(threading.Thread):
 
     def run(self) -> None:
         """Bring it up."""
-        confine_to_one_core()
         try:
             self._obtain()
             check_environment(self._copy)

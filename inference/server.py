@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -180,14 +179,6 @@ class ModelServer:
         process = launch(copy, "127.0.0.1", port, state / f"server-{version}-{port}.log", mark)
         return cls(version, port, psutil.Process(process.pid), process)
 
-    def use_all_cores(self) -> None:
-        """End :func:`confine_to_one_core`, which it has from the thread that started it."""
-        if hasattr(os, "sched_setaffinity"):
-            for process in self.processes():
-                with suppress(psutil.Error, OSError):
-                    for thread in process.threads():
-                        os.sched_setaffinity(thread.id, os.sched_getaffinity(0))
-
     def alive(self) -> bool:
         """Return whether its first process runs."""
         if self.process is not None:
@@ -259,13 +250,6 @@ class ModelServer:
             compare(examples, answers)
             return
         raise ServeError("it is not needed any more")
-
-
-def confine_to_one_core() -> None:
-    """Leave the other cores to what serves: for this thread, and for threads and processes that it starts."""
-    if hasattr(os, "sched_setaffinity"):
-        with suppress(OSError):
-            os.sched_setaffinity(threading.get_native_id(), {max(os.sched_getaffinity(0))})
 
 
 def compare(examples: list[dict[str, Any]], answers: Any) -> None:

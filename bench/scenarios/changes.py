@@ -59,16 +59,16 @@ def by_second(seen: Seen, changes: list[Change]) -> dict[str, Any]:
     }
 
 
-def switching(bench: Bench, rate: int, unconfined: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+def switching(bench: Bench, rate: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Change the version again and again under one load; return figures and what the plot shows."""
     settings, changes = bench.settings, []
-    with bench.serving({"unconfined": True} if unconfined else None) as service, ExitStack() as stack:
+    with bench.serving() as service, ExitStack() as stack:
         load = stack.enter_context(bench.load(service, rate))
         time.sleep(settings["steady"])
-        for made in back_and_forth(bench, service, settings["unconfined" if unconfined else "changes"]):
+        for made in back_and_forth(bench, service, settings["changes"]):
             changes.append(made)
             say(
-                f"  {rate}/s {'unconfined' if unconfined else 'confined'}: {made.action} to version {made.version}, "
+                f"  {rate}/s: {made.action} to version {made.version}, "
                 f"seen after {made.bringing - made.returned:.1f} s, served after {made.serving - made.returned:.1f} s"
             )
             time.sleep(settings["steady"])
@@ -87,7 +87,6 @@ def switching(bench: Bench, rate: int, unconfined: bool) -> tuple[dict[str, Any]
     switch, calm = percentiles(seen.ms[seen.within(during)]), percentiles(seen.ms[seen.within(steady)])
     figures = {
         "rate": rate,
-        "unconfined": unconfined,
         "changes": len(changes),
         "stale": stale,
         "not ready": int((seen.polls[:, 2] <= 0).sum()),
@@ -107,20 +106,17 @@ def switching(bench: Bench, rate: int, unconfined: bool) -> tuple[dict[str, Any]
 
 
 def switches(bench: Bench) -> Outcome:
-    """Measure changes under open-loop load at several rates, with the start confined to a core and without."""
+    """Measure changes under open-loop load at several rates."""
     out = Outcome("Promotions and rollbacks under open-loop load")
     found: list[dict[str, Any]] = []
     shown = []
     for rate in bench.settings["rates"]:
-        for unconfined in (False, True):
-            figures, series = switching(bench, rate, unconfined)
-            found.append(figures)
-            if not unconfined:
-                shown.append({"rate": rate} | series)
-    ours = [figures for figures in found if not figures["unconfined"]]
-    total, changes = sum(f["requests"] for f in ours), sum(f["changes"] for f in ours)
-    failed, stale = sum(f["failed"] for f in ours), sum(f["stale"] for f in ours)
-    faults = {what: n for f in ours for what, n in f["faults"].items()}
+        figures, series = switching(bench, rate)
+        found.append(figures)
+        shown.append({"rate": rate} | series)
+    total, changes = sum(f["requests"] for f in found), sum(f["changes"] for f in found)
+    failed, stale = sum(f["failed"] for f in found), sum(f["stale"] for f in found)
+    faults = {what: n for f in found for what, n in f["faults"].items()}
     out.check("promotions and rollbacks", "≥ 20", changes, changes >= 20)
     out.check("requests under way meanwhile", "≥ 100,000", f"{total:,}", total >= 100_000)
     out.check(
@@ -130,11 +126,11 @@ def switches(bench: Bench) -> Outcome:
         not failed,
     )
     out.check("sent after /ready named the new version, answered by another", "0", stale, stale == 0)
-    not_ready = sum(f["not ready"] for f in ours)
+    not_ready = sum(f["not ready"] for f in found)
     out.check(
         "GET /ready without a version",
         "0",
-        f"{not_ready} of {sum(f['polls'] for f in ours):,}",
+        f"{not_ready} of {sum(f['polls'] for f in found):,}",
         not not_ready,
     )
     for key, what in (
@@ -142,9 +138,9 @@ def switches(bench: Bench) -> Outcome:
         ("served", "the same to the log line “SERVING”"),
         ("answered", "the same to the first answer of the new version"),
     ):
-        most = max(value for f in ours for value in f[key])
+        most = max(value for f in found for value in f[key])
         out.check(what, "< 10", f"{most:.2f}", most < 10)
-    for f in ours:
+    for f in found:
         out.check(
             f"p99 during a switch beside the steady p99, at {f['rate']}/s",
             "≤ 2 ×",
@@ -152,19 +148,17 @@ def switches(bench: Bench) -> Outcome:
             f["ratio"] <= 2,
         )
     heads = [
-        *("requests/s", "start of a server", "requests", "failed", "steady p50, ms", "p99", "max"),
+        *("requests/s", "requests", "failed", "steady p50, ms", "p99", "max"),
         *("during a switch p50, ms", "p99", "max", "p99 ratio", "the client itself late, p99 ms"),
     ]
     rows = []
     for f in found:
         latency = [f"{f[when][key]:.1f}" for when in ("steady", "switch") for key in ("p50", "p99", "max")]
-        confined = "any core" if f["unconfined"] else "one core (as shipped)"
         numbers = [f"{f['requests']:,}", f"{f['failed']:,}"]
-        rows.append([f["rate"], confined, *numbers, *latency, f"{f['ratio']:.2f}", f"{f['late']['p99']:.1f}"])
+        rows.append([f["rate"], *numbers, *latency, f"{f['ratio']:.2f}", f"{f['late']['p99']:.1f}"])
     out.tables.append({"heads": heads, "rows": rows})
     heads = [
         "requests/s",
-        "start of a server",
         "seen, s",
         "server start, s",
         "served, s",
@@ -172,16 +166,14 @@ def switches(bench: Bench) -> Outcome:
         "old one ended, s",
     ]
     rows = [
-        [f["rate"], "any core" if f["unconfined"] else "one core (as shipped)"]
-        + [seconds(f[key]) for key in ("seen", "start", "served", "answered", "ended")]
+        [f["rate"], *(seconds(f[key]) for key in ("seen", "start", "served", "answered", "ended"))]
         for f in found
     ]
     out.tables.append({"heads": heads, "rows": rows})
     out.notes.append(
         "Latency counts from when a request was due. “During a switch” is from the call to the end of the old server's process; steady is "
         "the rest of the same run, but for a second after each. Seconds are median / largest, from the return of the call; the start is from “bringing up” to "
-        "“SERVING”, the end from there. The checks are about the follower as shipped; the other rows are the same with the confinement of a "
-        "starting server to one core taken out."
+        "“SERVING”, the end from there."
     )
     out.data = {"runs": found, "series": shown}
     return out
