@@ -35,6 +35,7 @@ TICK = 0.2
 RETRIES = 5
 LONGEST_WAIT = 32.0
 LONGEST_DRAIN = 30.0  # seconds that requests in flight have
+LONGEST_WAY = 30.0  # seconds that a start leaves the processor to the version that serves
 PROVED_AFTER = 60.0  # seconds of serving after which earlier failures count no more
 PULSE_EVERY, LOST_PULSES = 10.0, 3
 LONGEST_LOG = 64 * 2**20
@@ -220,6 +221,9 @@ class Follower:
             slot.enter(Phase.ENDED)
         elif slot.phase is Phase.ENDING and slot.seconds > PATIENCE:
             slot.up.end(signal.SIGKILL)
+        if slot.server is not None:  # a start is not to slow answers down, nor to wait for ever for its turn
+            starts = slot.phase is Phase.STARTING and slot.seconds < LONGEST_WAY
+            slot.server.give_way(starts and self._in(Phase.SERVING) is not None)
         if slot.phase is Phase.SERVING and slot.seconds > PROVED_AFTER:
             self._tries.pop(self._key(slot.version), None)
 

@@ -164,12 +164,15 @@ class ModelServer:
         The first process of its session.
     process : Popen, optional
         The same, if it is our child.
+    gives_way : bool
+        Whether it leaves the processor to others.
     """
 
     version: int
     port: int
     leader: psutil.Process
     process: subprocess.Popen[bytes] | None = None
+    gives_way: bool = False
 
     @classmethod
     def start(cls, version: int, copy: Path, state: Path) -> "ModelServer":
@@ -178,6 +181,22 @@ class ModelServer:
         mark = {"state": str(state), "version": version, "port": port}
         process = launch(copy, "127.0.0.1", port, state / f"server-{version}-{port}.log", mark)
         return cls(version, port, psutil.Process(process.pid), process)
+
+    def give_way(self, wanted: bool) -> None:
+        """Leave the processor to others, or no longer, where Linux's scheduler groups sessions.
+
+        Unlike the niceness of a process, that of its session's group may be lowered again without
+        privileges, though not twice within 0.1 s: then the next call does it.
+        """
+        if wanted == self.gives_way:
+            return
+        try:
+            Path(f"/proc/{self.leader.pid}/autogroup").write_text("19" if wanted else "0")
+        except BlockingIOError:
+            return
+        except OSError:
+            pass  # no such groups here
+        self.gives_way = wanted
 
     def alive(self) -> bool:
         """Return whether its first process runs."""

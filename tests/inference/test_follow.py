@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,32 @@ def test_promotions_and_rollbacks_lose_nothing_and_leave_nothing_stale(
         assert version in {*(due[-1:] or ["1"]), *later}, "an answer of the version before the switch"
     until(lambda: len(service.model_servers()) == 2, what="the end of the old servers")
     assert sorted(path.name for path in (service.state / "versions").iterdir()) == ["2", "3"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="Linux does not group sessions here")
+def test_a_start_leaves_the_processor_to_what_serves_and_takes_it_when_nothing_does(
+    service: Service, versions: Registry
+) -> None:
+    def niceness(version: int) -> set[str]:
+        found = set()
+        for process in service.model_servers(version):
+            with suppress(OSError):
+                found.add(Path(f"/proc/{process.pid}/autogroup").read_text().split()[-1])
+        return found
+
+    versions.add()
+    versions.add()
+    versions.promote(1)
+    service.start()
+    service.says("bringing up version 1")
+    while "given its example answers" not in service.said:
+        assert niceness(1) <= {"0"}, "nobody is there to be left the processor"
+        time.sleep(0.05)
+    versions.promote(2)
+    until(lambda: niceness(2) == {"19"}, what="a start that gives way")
+    assert niceness(1) == {"0"}
+    service.serves(2)
+    until(lambda: niceness(2) == {"0"}, 5, "the priority of what serves")
 
 
 def test_slow_requests_in_flight_at_a_switch_are_answered_by_the_version_that_had_them(
