@@ -191,7 +191,7 @@ class ModelServer:
         if wanted == self.gives_way:
             return
         try:
-            Path(f"/proc/{self.leader.pid}/autogroup").write_text("19" if wanted else "0")
+            Path(f"/proc/{self.leader.pid}/autogroup").write_text("10" if wanted else "0")
         except BlockingIOError:
             return
         except OSError:

@@ -95,7 +95,7 @@ def test_a_start_leaves_the_processor_to_what_serves_and_takes_it_when_nothing_d
         assert niceness(1) <= {"0"}, "nobody is there to be left the processor"
         time.sleep(0.05)
     versions.promote(2)
-    until(lambda: niceness(2) == {"19"}, what="a start that gives way")
+    until(lambda: niceness(2) == {"10"}, what="a start that gives way")
     assert niceness(1) == {"0"}
     service.serves(2)
     until(lambda: niceness(2) == {"0"}, 5, "the priority of what serves")
