@@ -14,6 +14,8 @@ STATE ?=
 VERSION ?=
 PERCENT ?= 10
 FORCE ?=
+KEEP ?=
+TO ?= backup.tar
 FROM ?=
 export REASON ?=
 ARGS ?=
@@ -26,7 +28,7 @@ COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 STATE_OPTION = $(if $(STATE),--state '$(STATE)')
 
 .DEFAULT_GOAL := help
-.PHONY: help env data run test lint format serve stop canary canary-stop up train-docker down logs test-docker promote rollback history ui bench switches growth clean
+.PHONY: help env data run test lint format serve stop canary canary-stop up train-docker down logs test-docker promote rollback history prune backup ui bench switches growth clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -101,6 +103,13 @@ rollback: env ## back to the previous Production version (FROM=n makes a retry h
 
 history: env ## every version, and who was Production, when and why
 	@python -m registry.history
+
+prune: env ## delete old versions with their runs and artifacts (KEEP=n newest; Production and the rollback target stay)
+	@test -n "$(KEEP)" || { echo "say how many of the newest versions stay: make prune KEEP=n"; exit 2; }
+	python -m registry.prune --keep '$(KEEP)'
+
+backup: env ## copy the project's registry and its artifacts into one archive, while in use (TO=backup.tar)
+	python -m registry.backup . '$(TO)'
 
 ui: env ## the MLflow UI on the project's store (UI_PORT=5001)
 	@case '$(MLFLOW_TRACKING_URI)' in http*) echo "MLFLOW_TRACKING_URI is a server: open $(MLFLOW_TRACKING_URI)"; exit 2;; esac

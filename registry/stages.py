@@ -75,7 +75,7 @@ def promote(client: MlflowClient, version: int, replacing: int | None, reason: s
     RegistryError
         If the version does not exist, or was rolled back and ``force`` is not set.
     """
-    with _turn(client):
+    with turn(client):
         _finish_pending(client)
         candidate = find(client, version)
         refuse_rolled_back(candidate, force)
@@ -124,7 +124,7 @@ def rollback(client: MlflowClient, leaving: int | None, reason: str) -> tuple[in
     RegistryError
         If nothing is in Production, or there is no version to go back to, or its files were changed.
     """
-    with _turn(client):
+    with turn(client):
         finished = _finish_pending(client)
         if finished and finished.action == "rollback" and leaving in (None, finished.replaced):
             # the interrupted call that this one repeats
@@ -134,7 +134,7 @@ def rollback(client: MlflowClient, leaving: int | None, reason: str) -> tuple[in
             find(client, leaving)
             _make_production(client, current.number)
             return None
-        target = _previous(client, current)
+        target = rollback_target(client, current)
         with tempfile.TemporaryDirectory() as folder:
             try:
                 fetch(target, Path(folder))
@@ -203,7 +203,14 @@ def _tags(client: MlflowClient) -> dict[str, str]:
         raise
 
 
-def _previous(client: MlflowClient, current: Version) -> Version:
+def rollback_target(client: MlflowClient, current: Version) -> Version:
+    """Return the version that a rollback from ``current`` goes back to.
+
+    Raises
+    ------
+    RegistryError
+        If there is none.
+    """
     known = {version.number: version for version in all_versions(client)}
     for event in reversed(history(client)):
         # also what was replaced: it may have been put into Production by other means than ours
@@ -261,7 +268,7 @@ def _now() -> str:
 
 
 @contextmanager
-def _turn(client: MlflowClient, patience: float = 120.0) -> Iterator[None]:
+def turn(client: MlflowClient, patience: float = 120.0) -> Iterator[None]:
     """Hold the lock that writers to the same store on this machine share."""
     uri = mlflow.get_registry_uri()
     if uri.startswith("sqlite:///"):
