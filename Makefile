@@ -35,7 +35,7 @@ help: ## list the targets
 
 env: $(VENV)/.made ## make the environment in .venv with the exact pins
 
-$(VENV)/.made: requirements.txt requirements-dev.txt
+$(VENV)/.made: requirements.txt requirements-server.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
 	    { echo "$(PYTHON) is not a Python 3.11: install one, or give PYTHON=path"; exit 1; }
 	$(PYTHON) -m venv $(VENV)

@@ -7,6 +7,7 @@ from pathlib import Path
 import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
 from registry.errors import RegistryError
 
@@ -31,7 +32,12 @@ def connect() -> MlflowClient:
     client = MlflowClient()
     try:
         client.search_registered_models(max_results=1)
-    except (MlflowException, OSError) as error:
+    except (
+        MlflowException,
+        OSError,
+        SQLAlchemyError,
+        ImportError,
+    ) as error:  # of a database without its driver
         reason = str(error).splitlines()[0][:400]
         raise RegistryError(
             _without_password(

@@ -3,11 +3,13 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import PythonModel
 from mlflow.tracking import MlflowClient
 
 from registry import canary, prune
@@ -17,10 +19,12 @@ from registry.versions import Version, all_versions, fetch, find, in_production,
 from tests.conftest import ROOT
 
 
-class Little(mlflow.pyfunc.PythonModel):
+class Little(PythonModel):
     """A model of some bytes: what is pruned does not depend on what it says."""
 
-    def predict(self, model_input: list[str]) -> list[str]:
+    def predict(
+        self, context: Any, model_input: list[str], params: dict[str, Any] | None = None
+    ) -> list[str]:
         """Answer."""
         return model_input
 

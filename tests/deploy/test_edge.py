@@ -1,0 +1,215 @@
+"""TLS and passwords in front of a real service and a real registry, with a certificate made here."""
+
+import os
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import pytest
+import requests
+from mlflow.tracking import MlflowClient
+
+from inference.proxy import find_haproxy
+from tests.conftest import ROOT, free_port, running, until
+from tests.inference.conftest import Registry, Service
+from training.train import Candidate
+
+pytestmark = pytest.mark.haproxy
+EDGE = ROOT / "deploy" / "edge" / "haproxy.cfg"
+APP, TRAINER = ("app", "a word of the app"), ("trainer", "a word of the trainer")
+
+
+@dataclass
+class Edge:
+    """Where it is, and whom it can be believed by."""
+
+    service: str
+    registry: str
+    certificate: Path
+
+
+@pytest.fixture
+def versions(store: MlflowClient, candidate: Candidate) -> Registry:
+    """The registry of the test's own store."""
+    return Registry(store, candidate)
+
+
+@pytest.fixture
+def service(store: MlflowClient) -> Iterator[Service]:
+    """A follower of the test's own store, not started yet."""
+    made = Service(os.environ["MLFLOW_TRACKING_URI"])
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+@pytest.fixture
+def edge(service: Service, versions: Registry, tmp_path: Path) -> Iterator[Edge]:
+    """A service and a registry on the same store, both behind one HAProxy."""
+    key, certificate, both = tmp_path / "key.pem", tmp_path / "certificate.pem", tmp_path / "edge.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    ]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    both.write_text(certificate.read_text() + key.read_text())
+    ports = [free_port() for _ in range(3)]
+    environment = os.environ | {
+        "CERTIFICATE": str(both),
+        "APP_PASSWORD": APP[1],
+        "TRAINER_PASSWORD": TRAINER[1],
+        "SERVICE": f"127.0.0.1:{service.port}",
+        "REGISTRY": f"127.0.0.1:{ports[0]}",
+        "SERVICE_BIND": f"127.0.0.1:{ports[1]}",
+        "REGISTRY_BIND": f"127.0.0.1:{ports[2]}",
+    }
+    registry = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(ports[0]),
+        "--workers",
+        "1",
+    ]
+    registry += ["--backend-store-uri", service.environment["MLFLOW_TRACKING_URI"]]
+    registry += ["--artifacts-destination", str(tmp_path / "artifacts")]
+    service.begin(versions)
+    with ExitStack() as stack:
+        stack.enter_context(running(registry, f"http://127.0.0.1:{ports[0]}/health", tmp_path))
+        proxy = stack.enter_context(
+            subprocess.Popen([find_haproxy(), "-db", "-f", str(EDGE)], env=environment)
+        )
+        stack.callback(proxy.kill)
+        made = Edge(f"https://localhost:{ports[1]}", f"https://localhost:{ports[2]}", certificate)
+        until(lambda: proxy.poll() is None and status(made.service, made) == 401, 20, "an answer of the edge")
+        yield made
+
+
+def status(url: str, edge: Edge, who: tuple[str, str] | None = None) -> int:
+    try:
+        return requests.get(f"{url}/ready", auth=who, verify=str(edge.certificate), timeout=10).status_code
+    except requests.ConnectionError:
+        return 0
+
+
+def test_the_service_is_for_who_knows_a_word(edge: Edge) -> None:
+    for who in (None, ("app", "wrong"), ("nobody", APP[1]), ("app", "")):
+        told = requests.post(
+            f"{edge.service}/invocations",
+            json={"inputs": ["Fine."]},
+            auth=who,
+            verify=str(edge.certificate),
+            timeout=10,
+        )
+        assert told.status_code == 401
+        assert "predictions" not in told.text
+    for who in (APP, TRAINER):
+        told = requests.post(
+            f"{edge.service}/invocations",
+            json={"inputs": ["A wonderful film."]},
+            auth=who,
+            verify=str(edge.certificate),
+            timeout=30,
+        )
+        assert told.json()["predictions"][0]["sentiment"] == "positive"
+        assert told.headers["X-Model-Version"] == "1"
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1:DeprecationWarning")
+def test_nobody_speaks_without_tls_or_an_old_one(edge: Edge) -> None:
+    with pytest.raises(requests.ConnectionError):
+        requests.get(edge.service.replace("https", "http"), timeout=5)
+    old = ssl.create_default_context(cafile=str(edge.certificate))
+    old.minimum_version = ssl.TLSVersion.TLSv1
+    old.maximum_version = ssl.TLSVersion.TLSv1_1
+    old.set_ciphers("ALL:@SECLEVEL=0")
+    port = int(edge.service.rsplit(":", 1)[1])
+    with (
+        pytest.raises(ssl.SSLError, match="protocol version"),
+        old.wrap_socket(
+            socket.create_connection(("127.0.0.1", port), timeout=5), server_hostname="localhost"
+        ),
+    ):
+        pass
+
+
+def test_who_may_ask_for_sentiments_may_not_change_what_is_served(
+    edge: Edge, service: Service, versions: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert status(edge.registry, edge) == 401
+    assert status(edge.registry, edge, APP) == 403
+    versions.add()
+    # MLflow's own client, as a trainer on another machine uses it
+    there = {
+        "MLFLOW_TRACKING_URI": edge.registry,
+        "MLFLOW_TRACKING_USERNAME": TRAINER[0],
+        "MLFLOW_TRACKING_PASSWORD": TRAINER[1],
+        "MLFLOW_TRACKING_SERVER_CERT_PATH": str(edge.certificate),
+    }
+    command = ["make", "--no-print-directory", "history"]
+    told = subprocess.run(
+        command, cwd=ROOT, env=os.environ | there, capture_output=True, text=True, timeout=120
+    )
+    assert "1  Production" in told.stdout, told.stderr
+    told = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | there | {"MLFLOW_TRACKING_USERNAME": APP[0], "MLFLOW_TRACKING_PASSWORD": APP[1]},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert told.returncode != 0
+    assert "Traceback" not in told.stderr
+    for variable, value in there.items():
+        monkeypatch.setenv(variable, value)
+    remote = MlflowClient(edge.registry)
+    remote.set_model_version_tag("SentimentClassifier", "2", "seen", "through the edge")
+    assert versions.client.get_model_version("SentimentClassifier", "2").tags["seen"] == "through the edge"
+    mlflow.set_tracking_uri(service.environment["MLFLOW_TRACKING_URI"])
+
+
+def test_the_page_in_a_browser_may_ask_its_own_server(edge: Edge) -> None:
+    def ask(origin: str) -> int:
+        return requests.post(
+            f"{edge.registry}/api/2.0/mlflow/experiments/search",
+            json={"max_results": 1},
+            headers={"Origin": origin},
+            auth=TRAINER,
+            verify=str(edge.certificate),
+            timeout=10,
+        ).status_code
+
+    assert ask(edge.registry) == 200
+    assert ask("https://evil.example") == 403
+
+
+def test_without_passwords_it_does_not_start() -> None:
+    for variable in ("CERTIFICATE", "APP_PASSWORD", "TRAINER_PASSWORD"):
+        given = {"CERTIFICATE": "x", "APP_PASSWORD": "x", "TRAINER_PASSWORD": "x"}
+        del given[variable]
+        told = subprocess.run(
+            [find_haproxy(), "-c", "-f", str(EDGE)], env=given, capture_output=True, text=True, check=False
+        )
+        assert told.returncode != 0
+        assert "give CERTIFICATE" in told.stderr
