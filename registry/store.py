@@ -29,8 +29,8 @@ def connect() -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     mlflow.set_tracking_uri(uri)
-    client = MlflowClient()
     try:
+        client = MlflowClient()
         client.search_registered_models(max_results=1)
     except (
         MlflowException,
