@@ -16,6 +16,7 @@ PERCENT ?= 10
 FORCE ?=
 KEEP ?=
 TO ?= backup.tar
+IMAGE ?= sentiment-classifier:latest
 FROM ?=
 export REASON ?=
 ARGS ?=
@@ -28,7 +29,7 @@ COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 STATE_OPTION = $(if $(STATE),--state '$(STATE)')
 
 .DEFAULT_GOAL := help
-.PHONY: help env data run test lint format serve stop canary canary-stop up train-docker down logs test-docker promote rollback history prune backup ui bench switches growth clean
+.PHONY: help env data run test lint format serve stop canary canary-stop up train-docker down logs image image-smoke test-docker promote rollback history prune backup ui bench switches growth clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +94,12 @@ down: engine ## end the containers; the volumes with registry, models and review
 
 logs: engine ## what the containers say
 	$(COMPOSE) logs --follow --tail=100
+
+image: env engine ## the version in Production as an image of its own (IMAGE=name:tag)
+	python -m inference.image build '$(IMAGE)'
+
+image-smoke: env engine ## start that image without a network and ask it
+	python -m inference.image smoke '$(IMAGE)'
 
 promote: env ## promote through the gate (VERSION=n; FORCE=1 passes it by)
 	@test -n "$(VERSION)" || { echo "say which: make promote VERSION=n ('make history' lists them)"; exit 2; }

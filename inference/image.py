@@ -1,0 +1,99 @@
+"""``make image``: the version in Production as an image of its own, which needs neither registry nor network."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from inference.server import ServeError, compare
+from registry.digests import CONTENT, MANIFEST
+from registry.store import MODEL_NAME, connect
+from registry.versions import PRODUCTION, fetch, find
+
+DOCKERFILE = Path(__file__).resolve().parent.parent / "deploy" / "image" / "Dockerfile"
+LABEL = "sentiment"
+# what runs in the container: it prints the answers to the model's own example texts, and the texts
+ASK = """
+import json, pathlib, urllib.request
+examples = json.loads(next(pathlib.Path("/opt/ml/model").rglob("examples.json")).read_text())
+body = json.dumps({"inputs": [example["text"] for example in examples]}).encode()
+request = urllib.request.Request("http://127.0.0.1:8080/invocations", body, {"Content-Type": "application/json"})
+answers = json.load(urllib.request.urlopen(request, timeout=30))["predictions"]
+print(json.dumps({"examples": examples, "answers": answers}))
+"""
+
+
+@click.group(help="Build the image of a version, and try it.")
+def main() -> None:
+    """Build or try."""
+
+
+@main.command(help="Build the image of the version in Production.")
+@click.argument("image")
+@click.option("--version", "wanted", default=PRODUCTION, show_default=True, help="A number, or Production.")
+def build(image: str, wanted: str) -> None:
+    """Build with ``mlflow models build-docker`` from a verified copy, then our own step on top."""
+    version = find(connect(), wanted)
+    built = f"{image.rsplit(':', 1)[0]}:built-by-mlflow"
+    labels = {"version": version.number, "run": version.run_id}
+    labels |= {name: version.tags[name] for name in (MANIFEST, CONTENT)}
+    with tempfile.TemporaryDirectory(prefix="sentiment-") as folder:
+        copy = fetch(version, Path(folder))
+        mlflow = [sys.executable, "-m", "mlflow", "models", "build-docker"]
+        _run([*mlflow, "--model-uri", str(copy), "--name", built, "--env-manager", "local"])
+        command = ["docker", "build", "--tag", image, "--build-arg", f"BUILT={built}"]
+        for name, value in labels.items():
+            command += ["--label", f"{LABEL}.{name}={value}"]
+        _run([*command, "--file", str(DOCKERFILE), folder])
+    click.echo(f"built: {image}, {MODEL_NAME} version {version.number}; next: make image-smoke IMAGE={image}")
+
+
+@main.command(help="Start an image without any network, and ask it the model's own example texts.")
+@click.argument("image")
+@click.option("--timeout", default=120.0, show_default=True, help="Seconds until it must answer.")
+def smoke(image: str, timeout: float) -> None:
+    """Try an image as it would run where nothing can be reached."""
+    command = ["docker", "run", "--detach", "--rm", "--network", "none", "--memory", "3g", image]
+    began = time.monotonic()
+    container = _read(command)
+    try:
+        while True:
+            asked = subprocess.run(
+                ["docker", "exec", container, "python", "-c", ASK], capture_output=True, text=True
+            )
+            if asked.returncode == 0:
+                break
+            if not _read(["docker", "ps", "--quiet", "--no-trunc", "--filter", f"id={container}"]):
+                raise ServeError(f"the container of {image} ended; 'docker run --rm {image}' shows why")
+            if time.monotonic() - began > timeout:
+                raise ServeError(f"{image} did not answer within {timeout:.0f} s: {asked.stderr[-300:]}")
+            time.sleep(0.5)
+    finally:
+        subprocess.run(["docker", "rm", "--force", container], capture_output=True)
+    told = json.loads(asked.stdout)
+    compare(told["examples"], told["answers"])
+    click.echo(
+        f"{image} gave its {len(told['answers'])} example answers, without a network, "
+        f"{time.monotonic() - began:.0f} s after it was started"
+    )
+
+
+def _read(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise ServeError(f"'{' '.join(command[:2])}' failed: {done.stderr.strip()[-500:]}")
+    return done.stdout.strip()
+
+
+def _run(command: list[str]) -> None:
+    code = subprocess.run(command).returncode
+    if code:
+        raise ServeError(f"'{' '.join(command[:4])} …' failed with exit code {code}; its output is above")
+
+
+if __name__ == "__main__":
+    main()
