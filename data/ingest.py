@@ -70,7 +70,13 @@ def ingest(source: str, test_size: float, out: Path = TABLE) -> dict[str, Any]:
         "source_sha256": sha256_of(path),
         "test_size": test_size,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.with_name(f".{out.name}.lock").touch()
+    except OSError as error:
+        raise DataError(
+            f"{out.parent} cannot be written ({error.strerror}); give another file: --out (-P out=)"
+        ) from None
     with FileLock(out.with_name(f".{out.name}.lock")):
         summary = _present(out, request)
         if summary is not None:

@@ -11,12 +11,19 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from registry.errors import RegistryError
 
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 MODEL_NAME = "SentimentClassifier"
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def connect() -> MlflowClient:
+def connect(retries: int = 2) -> MlflowClient:
     """Return a client of the store: ``MLFLOW_TRACKING_URI`` if set, else ``mlflow.db`` in the project root.
+
+    Parameters
+    ----------
+    retries : int
+        How often this process repeats a request from now on if a server does not answer: 2 take 4 s, 5 a
+        minute. The variable ``MLFLOW_HTTP_REQUEST_MAX_RETRIES`` goes before it.
 
     Raises
     ------
@@ -26,7 +33,8 @@ def connect() -> MlflowClient:
     # MLflow's own default is a file in the current folder: from elsewhere a new, empty store
     # would appear without a word
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT / 'mlflow.db'}"
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    given = os.environ.get(RETRIES)
+    os.environ[RETRIES] = given or "2"
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     mlflow.set_tracking_uri(uri)
     try:
@@ -45,6 +53,7 @@ def connect() -> MlflowClient:
                 "check MLFLOW_TRACKING_URI and that its server runs"
             )
         ) from None
+    os.environ[RETRIES] = given or str(retries)
     return client
 
 

@@ -14,7 +14,7 @@ from training.errors import GateRefused, TrainingError
 from training.fit import Settings
 from training.options import limit_option, register_option, settings_options
 from training.promote import promote as promote_version
-from training.steps import run, step
+from training.steps import PATIENT, run, step
 from training.train import pick, register_candidate, train
 
 
@@ -39,7 +39,7 @@ def main(
     if register == "no" and promote == "always":
         raise TrainingError("promote=always needs register=yes: only a registered version can be promoted")
     chosen = Settings(**settings)
-    client = connect()
+    client = connect(PATIENT)
     with run("sentiment"):
         with step("ingest", f"reviews from {source}"):
             summary = ingest(source, test_size, out)

@@ -6,8 +6,25 @@ from contextlib import contextmanager
 
 import click
 import mlflow
+from mlflow.exceptions import MlflowException
 
+from registry.store import store_name
 from training.errors import TrainingError
+
+PATIENT = 5  # a server that is started again is waited for
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Say it in one line if a tracking server does not answer any more."""
+    try:
+        yield
+    except MlflowException as error:
+        if "failed with exception" not in error.message:
+            raise
+        raise TrainingError(
+            f"the tracking server {store_name()} does not answer any more; what it holds is whole. Run again when it does"
+        ) from None
 
 
 @contextmanager
@@ -17,9 +34,9 @@ def run(name: str) -> Iterator[None]:
     Raises
     ------
     TrainingError
-        If the artifacts of the run could not be written.
+        If the artifacts of the run could not be written, or its server does not answer any more.
     """
-    with mlflow.start_run(run_name=name):
+    with _answering(), mlflow.start_run(run_name=name) as active:
         uri = mlflow.get_artifact_uri()
         if uri.startswith("mlflow-artifacts:") and not mlflow.get_tracking_uri().startswith("http"):
             raise TrainingError(
@@ -27,12 +44,23 @@ def run(name: str) -> Iterator[None]:
                 "set MLFLOW_TRACKING_URI to that server, or use another experiment: MLFLOW_EXPERIMENT_NAME=name "
                 "(mlflow run: --experiment-name name)"
             )
-        # else the UI takes the experiment for one of generative AI, and hides what matters here
-        mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")
+        _say_kind(active.info.experiment_id)
         try:
             yield
         except KeyboardInterrupt:
             mlflow.end_run("KILLED")
+            raise
+
+
+def _say_kind(experiment: str) -> None:
+    """Have the UI not take the experiment for one of generative AI, and hide what matters here."""
+    kind, ours = "mlflow.experimentKind", "custom_model_development"
+    if mlflow.get_experiment(experiment).tags.get(kind) == ours:
+        return
+    try:
+        mlflow.set_experiment_tag(kind, ours)
+    except MlflowException:  # another run sets it just now
+        if mlflow.get_experiment(experiment).tags.get(kind) != ours:
             raise
 
 

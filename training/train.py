@@ -34,7 +34,7 @@ from training.gate import HELD_OUT, HELD_OUT_DIGEST
 from training.metrics import scores_by_source
 from training.options import limit_option, register_option, settings_options
 from training.plots import judgement_plots, strongest_ngrams_plot
-from training.steps import run, step
+from training.steps import PATIENT, run, step
 
 TRAINED_ON = "data/trained_on.parquet"
 
@@ -213,7 +213,7 @@ def main(data: Path, limit: int, register: str, **settings: Any) -> None:
     """Run the entry point."""
     chosen = Settings(**settings)
     table, summary = pick(read_table(data), limit, chosen.seed), read_summary(data)
-    connect()
+    connect(PATIENT)
     with run("train"):
         candidate = train(table, summary, chosen)
         if register == "yes":
