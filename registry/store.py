@@ -5,9 +5,7 @@ import re
 from pathlib import Path
 
 import mlflow
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from sqlalchemy.exc import SQLAlchemyError
 
 from registry.errors import RegistryError
 
@@ -40,12 +38,7 @@ def connect(retries: int = 2) -> MlflowClient:
     try:
         client = MlflowClient()
         client.search_registered_models(max_results=1)
-    except (
-        MlflowException,
-        OSError,
-        SQLAlchemyError,
-        ImportError,
-    ) as error:  # of a database without its driver
+    except Exception as error:  # whatever MLflow, a driver of a database, SQLAlchemy or alembic raises
         reason = str(error).splitlines()[0][:400]
         raise RegistryError(
             _without_password(

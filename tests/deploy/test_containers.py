@@ -4,22 +4,33 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import requests
+from mlflow.tracking import MlflowClient
 
 from tests.conftest import ROOT, free_port, until
 from tests.inference.conftest import load
 
 SMALL = "-P limit=2500 -P ngram_max=1"
+TRAIN = f"mlflow run . --env-manager local -P out=/data/imdb.csv {SMALL} -P promote=never".split()
 
 
 def engine() -> bool:
     """Whether a Docker engine answers."""
     docker = shutil.which("docker")
     return docker is not None and subprocess.run([docker, "info"], capture_output=True).returncode == 0
+
+
+def docker(*arguments: str) -> str:
+    """Run a docker command, and return what it printed."""
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 class System:
@@ -37,13 +48,18 @@ class System:
             "METRICS_PORT": str(free_port()),
         }
         self.environment.pop("MLFLOW_TRACKING_URI", None)
+        self.command = ["docker", "compose"]
+        if subprocess.run([*self.command, "version"], capture_output=True).returncode:
+            self.command = ["docker-compose"]
 
-    def make(self, *arguments: str, timeout: float = 600) -> "subprocess.CompletedProcess[str]":
+    def make(
+        self, *arguments: str, timeout: float = 600, **environment: str
+    ) -> "subprocess.CompletedProcess[str]":
         """Run a target as the README says."""
         return subprocess.run(
             ["make", "--no-print-directory", *arguments],
             cwd=ROOT,
-            env=self.environment,
+            env=self.environment | environment,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -52,11 +68,8 @@ class System:
 
     def compose(self, *arguments: str) -> str:
         """Run a compose command; it must end well."""
-        command = ["docker", "compose"]
-        if subprocess.run([*command, "version"], capture_output=True).returncode:
-            command = ["docker-compose"]
         done = subprocess.run(
-            [*command, *arguments],
+            [*self.command, *arguments],
             cwd=ROOT,
             env=self.environment,
             text=True,
@@ -69,6 +82,41 @@ class System:
     def train(self, *arguments: str) -> str:
         """Run a command in a container of `train`."""
         return self.compose("run", "--rm", "-T", "train", *arguments)
+
+    @contextmanager
+    def training(self, name: str) -> Iterator["subprocess.Popen[str]"]:
+        """A training in a container of that name, under way."""
+        command = [*self.command, "run", "--rm", "-T", "--name", name, "train", *TRAIN]
+        with subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ) as process:
+            yield process
+
+    def versions(self) -> list[int]:
+        """The registered versions, each of them whole."""
+        client = MlflowClient(self.registry)
+        found = sorted(
+            client.search_model_versions("name = 'SentimentClassifier'"), key=lambda v: int(v.version)
+        )
+        assert all(v.status == "READY" and {"manifest", "content_digest"} <= v.tags.keys() for v in found)
+        return [int(v.version) for v in found]
+
+    def shell(self, command: str) -> str:
+        """Run a line of the documentation."""
+        done = subprocess.run(
+            ["sh", "-c", command.replace("$COMPOSE", " ".join(self.command))],
+            cwd=ROOT,
+            env=self.environment,
+            text=True,
+            capture_output=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def ready(self) -> tuple[int, str]:
         """Status of /ready, and the version or the reason."""
@@ -88,11 +136,7 @@ class System:
 
     def inspect(self, service: str, what: str) -> str:
         """One thing about the container of a service."""
-        container = self.compose("ps", "-q", service).strip()
-        told = subprocess.run(
-            ["docker", "inspect", "--format", what, container], capture_output=True, text=True, check=True
-        )
-        return told.stdout.strip()
+        return docker("inspect", "--format", what, self.compose("ps", "-q", service).strip())
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +165,7 @@ def test_the_life_of_a_version(system: System) -> None:
     system.serves(1)
     until(lambda: system.inspect("api", "{{.State.Health.Status}}") == "healthy", 60, "health of api")
     # 3. promotion and rollback under load
-    system.train(*f"mlflow run . --env-manager local -P out=/data/imdb.csv {SMALL} -P promote=never".split())
+    system.train(*TRAIN)
     with load(system.port) as clients:
         system.train("python", "-m", "training.promote", "--version", "2", "--force", "yes")
         system.serves(2)
@@ -176,6 +220,159 @@ def test_the_registry_answers_under_its_names_alone(system: System) -> None:
         timeout=10,
     )
     assert told.status_code == 403
+
+
+@pytest.mark.docker
+def test_two_trainings_at_once_in_a_new_registry(system: System) -> None:
+    """Of their own project: the first runs of a registry make what all later ones find."""
+    other = System()
+    other.project = other.environment["COMPOSE_PROJECT_NAME"] = f"{system.project}-new"
+    try:
+        other.compose("up", "--detach", "mlflow-server")
+        with other.training("sentiment-one") as one, other.training("sentiment-two") as two:
+            told = [one.communicate(timeout=300)[0], two.communicate(timeout=300)[0]]
+        assert (one.returncode, two.returncode) == (0, 0), told
+        assert other.versions() == [1, 2]
+    finally:
+        other.compose("down", "--volumes", "--timeout", "5")
+
+
+@pytest.mark.docker
+def test_a_training_outlasts_a_restart_of_the_registry(system: System) -> None:
+    before = system.versions()
+    with system.training("sentiment-restart") as training:
+        wait_for(training, "ingest: done")
+        system.compose("restart", "mlflow-server")
+        told = training.communicate(timeout=300)[0]
+    assert training.returncode == 0, told
+    assert system.versions() == [*before, before[-1] + 1]
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("seconds", [0.0, 0.15, 0.4])
+def test_a_training_killed_while_it_registers_leaves_a_whole_version_or_none(
+    system: System, seconds: float
+) -> None:
+    before = system.versions()
+    with system.training("sentiment-victim") as training:
+        wait_for(training, "register: one version")
+        time.sleep(seconds)
+        subprocess.run(["docker", "kill", "sentiment-victim"], capture_output=True)
+        training.communicate(timeout=60)
+    assert system.versions() in (before, [*before, before[-1] + 1])
+    system.train(*TRAIN)
+    assert system.versions()[-1] > before[-1]
+
+
+def wait_for(training: "subprocess.Popen[str]", line: str) -> None:
+    """Read what a training prints until a line begins as given."""
+    assert training.stdout
+    said = []
+    for printed in training.stdout:
+        said.append(printed)
+        if printed.startswith(line):
+            return
+    pytest.fail(f"no line began with {line!r}: {''.join(said)}")
+
+
+@pytest.mark.docker
+def test_backed_up_destroyed_restored_served(system: System, tmp_path: Path) -> None:
+    """The commands of docs/deploy.md. The service has lost its copies too."""
+    archive = tmp_path / "registry.tar"
+    before = system.versions()
+    system.shell(f"$COMPOSE exec -T mlflow-server python -m registry.backup /data - > {archive}")
+    serving = system.ready()
+    system.compose("down", "--volumes", "--timeout", "5")
+    system.shell(f"$COMPOSE run --rm -T --no-deps mlflow-server tar --extract --directory /data < {archive}")
+    assert system.make("up").returncode == 0
+    until(lambda: system.ready() == serving, 90, "the version that served before")
+    assert system.versions() == before
+    system.serves(int(serving[1]))
+
+
+@pytest.mark.docker
+def test_old_versions_are_pruned_through_the_server(system: System) -> None:
+    for _ in range(2):
+        system.train(*TRAIN)
+    before = system.versions()
+    held = "find /data/artifacts -name MLmodel | wc -l"
+    models = int(system.shell(f"$COMPOSE exec -T mlflow-server sh -c '{held}'"))
+    told = system.make("prune", "KEEP=1", MLFLOW_TRACKING_URI=system.registry)
+    assert told.returncode == 0, told.stdout
+    gone = set(before) - set(system.versions())
+    assert gone
+    assert models - int(system.shell(f"$COMPOSE exec -T mlflow-server sh -c '{held}'")) == len(gone)
+    system.serves(int(system.ready()[1]))
+
+
+@pytest.mark.docker
+def test_an_image_of_the_version_in_production(system: System) -> None:
+    image = f"{system.project}-image:1"
+    number = system.ready()[1]
+    version = MlflowClient(system.registry).get_model_version("SentimentClassifier", number)
+    try:
+        told = system.make("image", f"IMAGE={image}", MLFLOW_TRACKING_URI=system.registry)
+        assert told.returncode == 0, told.stdout
+        labels = json.loads(docker("inspect", "--format", "{{json .Config.Labels}}", image))
+        assert labels["sentiment.version"] == number
+        assert labels["sentiment.run"] == version.run_id
+        assert labels["sentiment.content_digest"] == version.tags["content_digest"]
+        assert docker("inspect", "--format", "{{.Config.User}}", image) == "app"
+        # without any network
+        told = system.make("image-smoke", f"IMAGE={image}")
+        assert told.returncode == 0, told.stdout
+        assert "example answers, without a network" in told.stdout
+        # on its port
+        port = free_port()
+        container = docker("run", "--detach", "--rm", "--publish", f"127.0.0.1:{port}:8080", image)
+        try:
+            url = f"http://127.0.0.1:{port}"
+
+            def answer() -> int:
+                try:
+                    body = {"inputs": ["A wonderful film."]}
+                    return requests.post(f"{url}/invocations", json=body, timeout=10).status_code
+                except requests.ConnectionError:
+                    return 0
+
+            until(lambda: answer() == 200, 90, "an answer of the image")
+            tools = "command -v gcc || command -v pip || command -v git || command -v nginx || id -u"
+            assert docker("exec", container, "sh", "-c", tools) == "10001"
+        finally:
+            docker("rm", "--force", container)
+        told = system.make("image-smoke", "IMAGE=python:3.11.7-slim")
+        assert told.returncode != 0
+        assert "the container of python:3.11.7-slim ended" in told.stdout
+    finally:
+        for name in (image, f"{system.project}-image:built-by-mlflow"):
+            subprocess.run(["docker", "rmi", "--force", name], capture_output=True)
+
+
+@pytest.mark.docker
+def test_a_taken_port_and_a_volume_that_cannot_be_written_are_named(system: System) -> None:
+    told = system.make("up", COMPOSE_PROJECT_NAME=f"{system.project}-taken")
+    other = [*system.command, "--project-name", f"{system.project}-taken", "down", "--volumes"]
+    subprocess.run(other, cwd=ROOT, env=system.environment, capture_output=True)
+    assert told.returncode != 0
+    assert "PORT=, MLFLOW_PORT= and METRICS_PORT= give others" in told.stdout
+    command = [*system.command, "run", "--rm", "-T", "--no-deps", "--volume", "/:/data:ro", "mlflow-server"]
+    done = subprocess.run(command, cwd=ROOT, env=system.environment, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "/data cannot be written by user 10001" in done.stderr
+    command = [*system.command, "run", "--rm", "-T", "--no-deps", "--volume", "/:/state:ro", "api"]
+    done = subprocess.run(command, cwd=ROOT, env=system.environment, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "the state folder /state/follow cannot be made" in done.stdout + done.stderr
+
+
+@pytest.mark.docker
+def test_a_version_deleted_from_the_registry_goes_on_serving(system: System) -> None:
+    """The last test of this system: nothing is in Production after it."""
+    serving = system.ready()
+    MlflowClient(system.registry).delete_model_version("SentimentClassifier", serving[1])
+    until(lambda: "in Production: version none" in system.compose("logs", "api"), 30, "its log line")
+    assert system.ready() == serving
+    system.serves(int(serving[1]))
 
 
 def test_without_an_engine_make_says_so() -> None:

@@ -1,6 +1,10 @@
 import os
 import py_compile
 import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
@@ -11,6 +15,7 @@ from mlflow.tracking import MlflowClient
 from registry.errors import RegistryError, VerificationError
 from registry.store import MODEL_NAME, connect
 from registry.versions import Version, all_versions, check_examples, fetch, find, predict, register
+from tests.conftest import ROOT
 from training.train import Candidate
 
 
@@ -147,3 +152,18 @@ def test_an_unreachable_store_is_one_clear_message(monkeypatch: pytest.MonkeyPat
     with pytest.raises(RegistryError, match="does not answer") as caught:
         connect()
     assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize("revision", ["of_a_newer_mlflow", "451aebb31d03"])
+def test_a_store_with_tables_of_another_mlflow_is_one_clear_message(
+    store: MlflowClient, revision: str
+) -> None:
+    with closing(sqlite3.connect("mlflow.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+    told = subprocess.run(
+        [sys.executable, "-m", "registry.history"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert told.returncode != 0
+    assert "does not answer (Detected out-of-date database schema" in told.stderr
+    assert "mlflow db upgrade" in told.stderr
+    assert "Traceback" not in told.stderr
