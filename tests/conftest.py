@@ -142,12 +142,12 @@ def until_answered(process: "subprocess.Popen[bytes]", url: str, seconds: float 
 @contextmanager
 def running(
     command: list[str], url: str, folder: Path | None = None, environment: dict[str, str] | None = None
-) -> Iterator[None]:
+) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a server until the block ends; ``url`` must answer within a minute."""
     with subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True) as process:
         try:
             until_answered(process, url)
-            yield
+            yield process
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)

@@ -16,14 +16,15 @@ PATIENT = 5  # a server that is started again is waited for
 
 @contextmanager
 def _answering() -> Iterator[None]:
-    """Say it in one line if a tracking server does not answer any more."""
+    """Say it in one line if a tracking server fails or does not answer any more."""
     try:
         yield
     except MlflowException as error:
         if "failed with exception" not in error.message:
             raise
+        what = "fails, its log says why" if "error responses" in error.message else "does not answer any more"
         raise TrainingError(
-            f"the tracking server {store_name()} does not answer any more; what it holds is whole. Run again when it does"
+            f"the tracking server {store_name()} {what}; what it holds is whole. Run again when that is mended"
         ) from None
 
 

@@ -1,5 +1,7 @@
 """The same commands against a tracking server: MLFLOW_TRACKING_URI is all that changes."""
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +20,8 @@ def remote(tmp_path: Path, all_reviews: pd.DataFrame) -> Iterator[Project]:
     command = ["mlflow", "server", "--host", "127.0.0.1", "--port", url.rsplit(":", 1)[1], "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
     command += ["--artifacts-destination", str(tmp_path / "artifacts")]
-    with running(command, f"{url}/health", tmp_path, project.environment):
-        project.environment["MLFLOW_TRACKING_URI"] = url
+    with running(command, f"{url}/health", tmp_path, project.environment) as server:
+        project.environment |= {"MLFLOW_TRACKING_URI": url, "SERVER": str(server.pid)}
         yield project
 
 
@@ -51,3 +53,19 @@ def test_a_store_whose_artifacts_need_a_server_is_named_before_any_work(
     remote.environment["MLFLOW_EXPERIMENT_NAME"] = "mine"
     fine = ["python", "-m", "training.main", "--source", "some.csv", "--ngram-max", "1", "--register", "no"]
     assert "held out: accuracy" in remote.run(*fine)
+
+
+def test_a_server_that_goes_away_ends_a_training_with_one_line(remote: Project) -> None:
+    remote.environment["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    with remote.start(
+        "python", "-m", "training.main", "--source", "some.csv", "--ngram-max", "1"
+    ) as training:
+        assert training.stdout
+        for line in training.stdout:
+            if line.startswith("ingest: done"):
+                os.killpg(int(remote.environment["SERVER"]), signal.SIGKILL)
+                break
+        told, _ = training.communicate(timeout=120)
+    assert training.returncode == 1
+    assert f"the tracking server {remote.environment['MLFLOW_TRACKING_URI']} does not answer any more" in told
+    assert "Traceback" not in told

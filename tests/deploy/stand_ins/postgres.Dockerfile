@@ -8,7 +8,7 @@ ENTRYPOINT ["sh", "-ec", "\
     cd /var/lib/postgresql/data; \
     if [ ! -s data/PG_VERSION ]; then \
         printenv POSTGRES_PASSWORD > /tmp/word; \
-        initdb --pgdata data --username \"$POSTGRES_USER\" --pwfile /tmp/word --auth scram-sha-256; \
+        initdb --pgdata data --username \"$POSTGRES_USER\" --pwfile /tmp/word --auth scram-sha-256 --encoding UTF8; \
         echo 'host all all all scram-sha-256' >> data/pg_hba.conf; \
         echo \"CREATE DATABASE $POSTGRES_DB\" | postgres --single -D data postgres; \
     fi; \
