@@ -38,7 +38,7 @@ def main() -> None:
 def build(image: str, wanted: str) -> None:
     """Build with ``mlflow models build-docker`` from a verified copy, then our own step on top."""
     version = find(connect(), wanted)
-    built = f"{image.rsplit(':', 1)[0]}:built-by-mlflow"
+    built = f"{MODEL_NAME.lower()}-built-by-mlflow:{version.number}"
     labels = {"version": version.number, "run": version.run_id}
     labels |= {name: version.tags[name] for name in (MANIFEST, CONTENT)}
     with tempfile.TemporaryDirectory(prefix="sentiment-") as folder:

@@ -14,7 +14,7 @@ from registry.stages import rollback_target, turn
 from registry.store import MODEL_NAME, connect
 from registry.versions import Version, all_versions, in_production
 
-PRUNED = "pruned"
+PRUNED = "sentiment.pruned"  # the version for whose sake a run is deleted
 
 
 def kept(client: MlflowClient, newest: int) -> dict[int, str]:
@@ -66,7 +66,7 @@ def prune(client: MlflowClient, newest: int) -> tuple[list[int], list[str]]:
 
 def _mark(client: MlflowClient, version: Version) -> None:
     try:
-        client.set_tag(version.run_id, PRUNED, f"version {version.number}")
+        client.set_tag(version.run_id, PRUNED, version.number)
     except MlflowException as error:  # somebody has deleted the run already
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
@@ -76,7 +76,7 @@ def _sweep(client: MlflowClient) -> list[str]:
     """Delete the marked runs with their models and artifacts."""
     swept: list[str] = []
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    while runs := client.search_runs(experiments, f"tags.{PRUNED} LIKE 'version %'"):
+    while runs := client.search_runs(experiments, f"tags.`{PRUNED}` LIKE '%'"):
         remaining = {version.source for version in all_versions(client)}
         for run in runs:
             _delete(client, run, remaining)

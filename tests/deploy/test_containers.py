@@ -344,7 +344,7 @@ def test_an_image_of_the_version_in_production(system: System) -> None:
         assert told.returncode != 0
         assert "the container of python:3.11.7-slim ended" in told.stdout
     finally:
-        for name in (image, f"{system.project}-image:built-by-mlflow"):
+        for name in (image, f"sentimentclassifier-built-by-mlflow:{number}"):
             subprocess.run(["docker", "rmi", "--force", name], capture_output=True)
 
 
