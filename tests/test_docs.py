@@ -88,7 +88,9 @@ def test_direct_dependencies_are_pinned_exactly(name: str) -> None:
     ]
     assert lines == sorted(lines, key=lambda line: line.lower().split("==")[0])
     for line in lines:
-        assert re.fullmatch(r"[A-Za-z0-9_-]+==[0-9][0-9a-z.]*(; sys_platform != \"win32\")?", line), line
+        assert re.fullmatch(
+            r"[A-Za-z0-9_-]+(\[[a-z0-9]+\])?==[0-9][0-9a-z.]*(; sys_platform != \"win32\")?", line
+        ), line
 
 
 def test_guarantees_name_tests_that_exist() -> None:
