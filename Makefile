@@ -117,7 +117,9 @@ prune: env ## delete old versions with their runs and artifacts (KEEP=n newest; 
 	python -m registry.prune --keep '$(KEEP)'
 
 backup: env ## copy the project's registry and its artifacts into one archive, while in use (TO=backup.tar)
-	python -m registry.backup . '$(TO)'
+	@test '$(MLFLOW_TRACKING_URI)' = 'sqlite:///$(CURDIR)/mlflow.db' || { \
+	    echo "MLFLOW_TRACKING_URI is $(MLFLOW_TRACKING_URI), not this project's own mlflow.db: docs/deploy.md has the command for a server"; exit 2; }
+	@python -m registry.backup . '$(TO)'
 
 ui: env ## the MLflow UI on the project's store (UI_PORT=5001)
 	@case '$(MLFLOW_TRACKING_URI)' in http*) echo "MLFLOW_TRACKING_URI is a server: open $(MLFLOW_TRACKING_URI)"; exit 2;; esac

@@ -39,10 +39,10 @@ def build(image: str, wanted: str) -> None:
     """Build with ``mlflow models build-docker`` from a verified copy, then our own step on top."""
     version = find(connect(), wanted)
     built = f"{MODEL_NAME.lower()}-built-by-mlflow:{version.number}"
-    labels = {"version": version.number, "run": version.run_id}
-    labels |= {name: version.tags[name] for name in (MANIFEST, CONTENT)}
     with tempfile.TemporaryDirectory(prefix="sentiment-") as folder:
         copy = fetch(version, Path(folder))
+        labels = {"version": version.number, "run": version.run_id}
+        labels |= {name: version.tags[name] for name in (MANIFEST, CONTENT)}
         mlflow = [sys.executable, "-m", "mlflow", "models", "build-docker"]
         _run([*mlflow, "--model-uri", str(copy), "--name", built, "--env-manager", "local"])
         command = ["docker", "build", "--tag", image, "--build-arg", f"BUILT={built}"]

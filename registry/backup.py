@@ -47,7 +47,7 @@ def back_up(folder: Path, into: IO[bytes]) -> None:
         archive.add(copy, DATABASE)
         for name in ARTIFACTS:
             if (folder / name).is_dir():
-                archive.add(folder / name, name)
+                archive.add((folder / name).resolve(), name)  # it may be a link to a larger disk
 
 
 @click.command(help="Copy a registry in SQLite and its artifacts into one tar archive.")

@@ -51,4 +51,5 @@ def asked(client: MlflowClient) -> Canary | None:
         canary = Canary(**json.loads(tag or "null"))
     except (TypeError, ValueError):
         return None
-    return canary if isinstance(canary.percent, int) and 1 <= canary.percent <= 99 else None
+    numbers = (canary.version, canary.percent, canary.beside)
+    return canary if all(isinstance(n, int) for n in numbers) and 1 <= canary.percent <= 99 else None

@@ -3,18 +3,18 @@
 from contextlib import suppress
 
 import click
-from mlflow.entities import Run
+from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
 from registry import canary
 from registry.errors import RegistryError
-from registry.stages import rollback_target, turn
+from registry.stages import finish_pending, rollback_target, turn
 from registry.store import MODEL_NAME, connect
-from registry.versions import Version, all_versions, in_production
+from registry.versions import all_versions, in_production
 
-PRUNED = "sentiment.pruned"  # the version for whose sake a run is deleted
+PRUNED = "pruned."  # before the id of a run that is to be deleted
 
 
 def kept(client: MlflowClient, newest: int) -> dict[int, str]:
@@ -38,61 +38,106 @@ def kept(client: MlflowClient, newest: int) -> dict[int, str]:
 
 
 def prune(client: MlflowClient, newest: int) -> tuple[list[int], list[str]]:
-    """Delete all versions but those that :func:`kept` names, then the runs that no version is left of.
+    """Delete all versions but those that :func:`kept` names, then the runs that nothing needs any more.
 
-    A run is marked before its version goes and deleted after its artifacts went, so that a repeated call
-    finishes what an interrupted one left.
+    A run is written down at the registered model before its version goes, and crossed out after its artifacts
+    went, so that a repeated call finishes what an interrupted one left.
 
     Returns
     -------
     tuple of list
         The numbers of the versions and the ids of the runs that are gone.
+
+    Raises
+    ------
+    RegistryError
+        If the artifacts of a run could not be deleted; all others are.
     """
     gone = []
     with turn(client):
-        known = all_versions(client)
+        finish_pending(client)  # it may say what a rollback goes back to
         stay = kept(client, newest)
-        needed = {version.run_id for version in known if version.number in stay}
-        for version in known:
+        for number, why in sorted(stay.items()):
+            click.echo(f"stays: version {number} ({why})")
+        for version in all_versions(client):
             if version.number in stay:
                 continue
-            if version.run_id and version.run_id not in needed:
-                _mark(client, version)
+            if version.run_id:
+                client.set_registered_model_tag(MODEL_NAME, f"{PRUNED}{version.run_id}", str(version.number))
             client.delete_model_version(MODEL_NAME, str(version.number))
             gone.append(version.number)
             click.echo(f"deleted: version {version.number}")
-    return gone, _sweep(client)
-
-
-def _mark(client: MlflowClient, version: Version) -> None:
-    try:
-        client.set_tag(version.run_id, PRUNED, version.number)
-    except MlflowException as error:  # somebody has deleted the run already
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
+        return gone, _sweep(client)
 
 
 def _sweep(client: MlflowClient) -> list[str]:
-    """Delete the marked runs with their models and artifacts."""
-    swept: list[str] = []
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    while runs := client.search_runs(experiments, f"tags.`{PRUNED}` LIKE '%'"):
-        remaining = {version.source for version in all_versions(client)}
-        for run in runs:
-            _delete(client, run, remaining)
-            swept.append(run.info.run_id)
-            click.echo(f"deleted: run {run.info.run_id} with its artifacts")
+    """Delete the runs that are written down with their models and artifacts, unless something needs them."""
+    swept, faults = [], []
+    tags = client.get_registered_model(MODEL_NAME).tags
+    needed = _needed(client)
+    for tag in [name for name in tags if name.startswith(PRUNED)]:
+        run_id = tag.removeprefix(PRUNED)
+        try:
+            if _delete(client, run_id, needed):
+                swept.append(run_id)
+                click.echo(f"deleted: run {run_id} with its artifacts")
+            client.delete_registered_model_tag(MODEL_NAME, tag)
+        except (OSError, MlflowException) as error:
+            faults.append(f"run {run_id}: {str(error).splitlines()[0][:200]}")
+    if faults:
+        raise RegistryError(
+            f"the artifacts of {len(faults)} runs could not be deleted, the next 'make prune' tries again: "
+            + "; ".join(faults[:3])
+        )
     return swept
 
 
-def _delete(client: MlflowClient, run: Run, remaining: set[str]) -> None:
-    made = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
-    for model in made:
-        if f"models:/{model.model_id}" not in remaining:  # registered again by other means than ours
-            get_artifact_repository(model.artifact_location).delete_artifacts()
-            client.delete_logged_model(model.model_id)
+def _needed(client: MlflowClient) -> set[str]:
+    """Return what versions are left of, under any name: ids of runs, sources, and places of artifacts."""
+    found: set[str] = set()
+    token: str | None = ""
+    while token is not None:
+        page = client.search_model_versions("", page_token=token or None)
+        for version in page:
+            where = client.get_model_version_download_uri(version.name, version.version)
+            found |= {version.run_id or "", version.source or "", _plain(where)}
+        token = page.token or None
+    return found - {""}
+
+
+def _delete(client: MlflowClient, run_id: str, needed: set[str]) -> bool:
+    """Delete a run, and return whether it could go."""
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    if run.info.lifecycle_stage == "deleted":
+        click.echo(f"run {run_id} is in MLflow's trash: 'mlflow gc' deletes it with its artifacts")
+        return False
+    models: list[LoggedModel] = []
+    token: str | None = ""
+    while token is not None:
+        page = client.search_logged_models(
+            [run.info.experiment_id], f"source_run_id = '{run_id}'", page_token=token or None
+        )
+        models += page
+        token = page.token or None
+    places = [_plain(run.info.artifact_uri), *(_plain(model.artifact_location) for model in models)]
+    sources = {run_id, *(f"models:/{model.model_id}" for model in models)}
+    if sources & needed or any(f"{one}/".startswith(f"{place}/") for place in places for one in needed):
+        return False
+    for model in models:
+        get_artifact_repository(model.artifact_location).delete_artifacts()
+        client.delete_logged_model(model.model_id)
     get_artifact_repository(run.info.artifact_uri).delete_artifacts()
-    client.delete_run(run.info.run_id)
+    client.delete_run(run_id)
+    return True
+
+
+def _plain(uri: str) -> str:
+    return uri.removeprefix("file://").rstrip("/")
 
 
 @click.command(help="Delete old versions; what is in Production and what a rollback goes back to stay.")
@@ -102,8 +147,6 @@ def _delete(client: MlflowClient, run: Run, remaining: set[str]) -> None:
 def main(keep: int) -> None:
     """Prune."""
     client = connect()
-    for number, why in sorted(kept(client, keep).items()):
-        click.echo(f"stays: version {number} ({why})")
     versions, runs = prune(client, keep)
     click.echo(f"pruned: {len(versions)} versions, {len(runs)} runs; 'mlflow gc' also empties MLflow's trash")
 

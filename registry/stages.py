@@ -76,7 +76,7 @@ def promote(client: MlflowClient, version: int, replacing: int | None, reason: s
         If the version does not exist, or was rolled back and ``force`` is not set.
     """
     with turn(client):
-        _finish_pending(client)
+        finish_pending(client)
         candidate = find(client, version)
         refuse_rolled_back(candidate, force)
         current = _current(client)
@@ -91,7 +91,7 @@ def promote(client: MlflowClient, version: int, replacing: int | None, reason: s
         client.set_registered_model_tag(MODEL_NAME, _PENDING, json.dumps(asdict(event)))
         if candidate.tags.get(ROLLED_BACK):
             client.delete_model_version_tag(MODEL_NAME, str(version), ROLLED_BACK)
-        _finish_pending(client, move=True)
+        finish_pending(client, move=True)
 
 
 def refuse_rolled_back(version: Version, force: bool) -> None:
@@ -125,7 +125,7 @@ def rollback(client: MlflowClient, leaving: int | None, reason: str) -> tuple[in
         If nothing is in Production, or there is no version to go back to, or its files were changed.
     """
     with turn(client):
-        finished = _finish_pending(client)
+        finished = finish_pending(client)
         if finished and finished.action == "rollback" and leaving in (None, finished.replaced):
             # the interrupted call that this one repeats
             return finished.replaced or finished.version, finished.version
@@ -146,11 +146,11 @@ def rollback(client: MlflowClient, leaving: int | None, reason: str) -> tuple[in
         event = Event(_now(), "rollback", target.number, current.number, _user(), reason)
         client.set_registered_model_tag(MODEL_NAME, _PENDING, json.dumps(asdict(event)))
         client.set_model_version_tag(MODEL_NAME, str(current.number), ROLLED_BACK, event.at)
-        _finish_pending(client, move=True)
+        finish_pending(client, move=True)
         return current.number, target.number
 
 
-def _finish_pending(client: MlflowClient, move: bool = False) -> Event | None:
+def finish_pending(client: MlflowClient, move: bool = False) -> Event | None:
     """Finish the change that the tag ``pending`` announces, or withdraw it if it had not begun.
 
     Each change is announced before it is made and entered into the audit trail after: whoever is killed

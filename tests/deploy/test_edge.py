@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -113,7 +114,7 @@ def status(url: str, edge: Edge, who: tuple[str, str] | None = None) -> int:
 
 
 def test_the_service_is_for_who_knows_a_word(edge: Edge) -> None:
-    for who in (None, ("app", "wrong"), ("nobody", APP[1]), ("app", "")):
+    for who in (None, ("app", "wrong"), ("nobody", APP[1])):
         told = requests.post(
             f"{edge.service}/invocations",
             json={"inputs": ["Fine."]},
@@ -202,6 +203,29 @@ def test_the_page_in_a_browser_may_ask_its_own_server(edge: Edge) -> None:
 
     assert ask(edge.registry) == 200
     assert ask("https://evil.example") == 403
+
+
+def _refuses(edge: Edge) -> bool:
+    return status(edge.service, edge) == 401
+
+
+def test_an_empty_password_lets_nobody_in(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "edge.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    certificate.write_text(certificate.read_text() + key.read_text())
+    ports = [free_port(), free_port()]
+    given = {"CERTIFICATE": str(certificate), "APP_PASSWORD": "", "TRAINER_PASSWORD": ""}
+    given |= {"SERVICE_BIND": f"127.0.0.1:{ports[0]}", "REGISTRY_BIND": f"127.0.0.1:{ports[1]}"}
+    with subprocess.Popen([find_haproxy(), "-db", "-f", str(EDGE)], env=given) as proxy:
+        try:
+            for port in ports:
+                url = f"https://localhost:{port}"
+                made = Edge(url, url, certificate)
+                until(partial(_refuses, made), 20, "an answer of the edge")
+                assert [status(url, made, (who, "")) for who in ("app", "trainer")] == [403, 403]
+        finally:
+            proxy.kill()
 
 
 def test_without_passwords_it_does_not_start() -> None:

@@ -13,8 +13,10 @@ from mlflow.pyfunc import PythonModel
 from mlflow.tracking import MlflowClient
 
 from registry import canary, prune
+from registry.errors import RegistryError
 from registry.prune import kept
 from registry.stages import promote, rollback
+from registry.store import MODEL_NAME
 from registry.versions import Version, all_versions, fetch, find, in_production, register
 from tests.conftest import ROOT
 
@@ -118,6 +120,83 @@ def test_what_was_interrupted_is_finished_by_the_next_call(
     prune.prune(six, 1)
     assert [version.number for version in all_versions(six)] == [1, 3, 6]
     assert {number for number, version in before.items() if lives(six, version)} == {1, 3, 6}
+
+
+def test_what_was_promoted_after_an_interrupted_call_stays_whole(
+    six: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+
+        def killed(*arguments: str) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(six, "delete_model_version", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prune.prune(six, 1)
+    prune.prune(six, 5)
+    assert [version.number for version in all_versions(six)] == [1, 2, 3, 4, 5, 6]
+    for version in all_versions(six):
+        assert lives(six, version)
+        assert all(any(folder.rglob("*")) for folder in places(six, version.number))
+
+
+def test_a_tag_of_a_user_deletes_nothing(six: MlflowClient) -> None:
+    run_id = six.create_run("0").info.run_id
+    for tag in ("pruned", "pruned.", f"pruned.{run_id}"):
+        six.set_tag(run_id, tag, "1")
+    assert prune.prune(six, 6) == ([], [])
+    assert six.get_run(run_id).info.lifecycle_stage == "active"
+
+
+def test_files_that_a_version_under_another_name_or_by_its_path_needs_stay(six: MlflowClient) -> None:
+    two, four = places(six, 2)[0], places(six, 4)[0]
+    six.create_registered_model("Other")
+    six.create_model_version("Other", find(six, 2).source)
+    six.create_model_version(MODEL_NAME, str(four))
+    prune.prune(six, 1)
+    assert [version.number for version in all_versions(six)] == [1, 3, 7]
+    assert any(two.rglob("MLmodel"))
+    assert any(four.rglob("MLmodel"))
+
+
+def test_a_run_that_cannot_be_deleted_keeps_no_other_and_is_tried_again(
+    six: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = find(six, 2).run_id
+    with monkeypatch.context() as patch:
+        delete = prune._delete
+
+        def deny(client: MlflowClient, run_id: str, needed: set[str]) -> bool:
+            if run_id == stuck:
+                raise PermissionError("not permitted")
+            return delete(client, run_id, needed)
+
+        patch.setattr(prune, "_delete", deny)
+        with pytest.raises(RegistryError, match="1 runs could not be deleted"):
+            prune.prune(six, 1)
+    assert prune.prune(six, 1) == ([], [stuck])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # stages are deprecated
+def test_what_an_interrupted_promotion_replaced_is_what_a_rollback_goes_back_to(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(4):
+        add(store)
+    store.transition_model_version_stage(MODEL_NAME, "1", "Production")  # by the UI
+    with monkeypatch.context() as patch:
+        real = store.set_registered_model_tag
+
+        def killed(name: str, key: str, value: str) -> None:
+            if key.startswith("audit."):
+                raise KeyboardInterrupt
+            real(name, key, value)
+
+        patch.setattr(store, "set_registered_model_tag", killed)
+        with pytest.raises(KeyboardInterrupt):
+            go(store, 2)
+    prune.prune(store, 1)
+    assert [version.number for version in all_versions(store)] == [1, 2, 4]
 
 
 def test_mlflow_gc_empties_the_trash_after_it(six: MlflowClient) -> None:
