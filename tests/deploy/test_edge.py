@@ -212,6 +212,7 @@ def _refuses(edge: Edge) -> bool:
 def test_an_empty_password_lets_nobody_in(tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "edge.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost"]
     subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
     certificate.write_text(certificate.read_text() + key.read_text())
     ports = [free_port(), free_port()]
