@@ -527,7 +527,8 @@ def left_behind(state: Path) -> list[ModelServer]:
     for process, mark in marked(state):
         with suppress(psutil.Error, OSError):
             if "version" in mark and os.getpgid(process.pid) == process.pid:
-                found.append(ModelServer(int(mark["version"]), int(mark["port"]), process))
+                # whether it gave way nobody knows any more: the first look says what is right now
+                found.append(ModelServer(int(mark["version"]), int(mark["port"]), process, gives_way=True))
     return found
 
 

@@ -1,5 +1,6 @@
 """A run of the pipeline and its steps: progress and wall time."""
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,12 @@ def _answering() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        if "failed with exception" not in error.message:
+        first = error.__context__  # what ended the run before its end could not be written down
+        while first is not None and not isinstance(first, KeyboardInterrupt | click.ClickException):
+            first = first.__context__
+        if first is not None:
+            raise first from None
+        if not re.match(r"API request to .* failed with (timeout )?exception", error.message):
             raise
         what = "fails, its log says why" if "error responses" in error.message else "does not answer any more"
         raise TrainingError(

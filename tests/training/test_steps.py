@@ -1,0 +1,37 @@
+"""What ended a run is what is said, also where the end of it cannot be written down."""
+
+import click
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from training.errors import TrainingError
+from training.steps import run
+
+AWAY = MlflowException("API request to http://x/api failed with timeout exception: gone")
+
+
+@pytest.mark.parametrize(
+    "ended_by", [KeyboardInterrupt(), TrainingError("too few rows")], ids=["Ctrl-C", "refusal"]
+)
+def test_what_ended_a_run_is_what_is_said(
+    store: MlflowClient, ended_by: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*arguments: object, **named: object) -> None:
+        raise AWAY
+
+    monkeypatch.setattr(MlflowClient, "set_terminated", away)
+    with pytest.raises(type(ended_by)) as caught, run("test"):
+        raise ended_by
+    assert caught.value is ended_by
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [(AWAY, click.ClickException), (MlflowException("x failed with exception y"), MlflowException)],
+)
+def test_only_a_server_that_is_away_is_called_so(
+    store: MlflowClient, fault: MlflowException, said: type[Exception]
+) -> None:
+    with pytest.raises(said), run("test"):
+        raise fault
