@@ -57,6 +57,8 @@ def build(image: str, wanted: str) -> None:
 @click.option("--timeout", default=120.0, show_default=True, help="Seconds until it must answer.")
 def smoke(image: str, timeout: float) -> None:
     """Try an image as it would run where nothing can be reached."""
+    if not _read(["docker", "images", "--quiet", image]):
+        raise ServeError(f"there is no image {image} here; 'make image IMAGE={image}' builds it")
     command = ["docker", "run", "--detach", "--rm", "--network", "none", "--memory", "3g", image]
     began = time.monotonic()
     container = _read(command)

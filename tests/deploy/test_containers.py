@@ -338,8 +338,17 @@ def test_an_image_of_the_version_in_production(system: System) -> None:
             until(lambda: answer() == 200, 90, "an answer of the image")
             tools = "command -v gcc || command -v pip || command -v git || command -v nginx || id -u"
             assert docker("exec", container, "sh", "-c", tools) == "10001"
+            began = time.monotonic()
+            docker("stop", "--time", "30", container)
+            assert time.monotonic() - began < 25, "it ends on SIGTERM"
         finally:
-            docker("rm", "--force", container)
+            subprocess.run(["docker", "rm", "--force", container], capture_output=True)
+        told = system.make("image-smoke", "IMAGE=no-such-image:1")
+        assert told.returncode != 0
+        assert (
+            "there is no image no-such-image:1 here; 'make image IMAGE=no-such-image:1' builds it"
+            in told.stdout
+        )
         told = system.make("image-smoke", "IMAGE=python:3.11.7-slim")
         assert told.returncode != 0
         assert "the container of python:3.11.7-slim ended" in told.stdout
