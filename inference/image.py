@@ -1,6 +1,7 @@
 """``make image``: the version in Production as an image of its own, which needs neither registry nor network."""
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -37,12 +38,15 @@ def main() -> None:
 @click.option("--version", "wanted", default=PRODUCTION, show_default=True, help="A number, or Production.")
 def build(image: str, wanted: str) -> None:
     """Build with ``mlflow models build-docker`` from a verified copy, then our own step on top."""
+    if not re.fullmatch(r"[a-z0-9][a-zA-Z0-9._/:-]*", image):
+        raise ServeError(f"{image!r} cannot be the name of an image: give IMAGE=name:tag, in small letters")
     version = find(connect(), wanted)
-    built = f"{MODEL_NAME.lower()}-built-by-mlflow:{version.number}"
     with tempfile.TemporaryDirectory(prefix="sentiment-") as folder:
         copy = fetch(version, Path(folder))
         labels = {"version": version.number, "run": version.run_id}
         labels |= {name: version.tags[name] for name in (MANIFEST, CONTENT)}
+        # it stays, so that the next build is quick; by content, so that two builds at once do not mix versions up
+        built = f"{MODEL_NAME.lower()}-built-by-mlflow:{version.tags[MANIFEST][:12]}"
         mlflow = [sys.executable, "-m", "mlflow", "models", "build-docker"]
         _run([*mlflow, "--model-uri", str(copy), "--name", built, "--env-manager", "local"])
         command = ["docker", "build", "--tag", image, "--build-arg", f"BUILT={built}"]
@@ -62,24 +66,29 @@ def smoke(image: str, timeout: float) -> None:
     command = ["docker", "run", "--detach", "--rm", "--network", "none", "--memory", "3g", image]
     began = time.monotonic()
     container = _read(command)
+    ask = ["docker", "exec", container, "python", "-c", ASK]
     try:
+        version = _read(
+            ["docker", "inspect", "--format", f'{{{{index .Config.Labels "{LABEL}.version"}}}}', image]
+        )
         while True:
-            asked = subprocess.run(
-                ["docker", "exec", container, "python", "-c", ASK], capture_output=True, text=True
-            )
+            left = began + timeout - time.monotonic()
+            asked = subprocess.run(ask, capture_output=True, text=True, timeout=max(left, 1))
             if asked.returncode == 0:
                 break
             if not _read(["docker", "ps", "--quiet", "--no-trunc", "--filter", f"id={container}"]):
                 raise ServeError(f"the container of {image} ended; 'docker run --rm {image}' shows why")
-            if time.monotonic() - began > timeout:
+            if left < 0:
                 raise ServeError(f"{image} did not answer within {timeout:.0f} s: {asked.stderr[-300:]}")
             time.sleep(0.5)
+    except subprocess.TimeoutExpired:
+        raise ServeError(f"{image} did not answer within {timeout:.0f} s") from None
     finally:
         subprocess.run(["docker", "rm", "--force", container], capture_output=True)
     told = json.loads(asked.stdout)
     compare(told["examples"], told["answers"])
     click.echo(
-        f"{image} gave its {len(told['answers'])} example answers, without a network, "
+        f"{image}, version {version}, gave its {len(told['answers'])} example answers, without a network, "
         f"{time.monotonic() - began:.0f} s after it was started"
     )
 

@@ -1,6 +1,7 @@
 """``make backup``: one consistent copy of a registry in SQLite and its artifacts, taken while it is in use."""
 
 import os
+import shlex
 import sqlite3
 import sys
 import tarfile
@@ -8,6 +9,8 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import click
 
@@ -32,7 +35,7 @@ def back_up(folder: Path, into: IO[bytes]) -> None:
     Raises
     ------
     RegistryError
-        If there is no registry, or it cannot be read.
+        If there is no registry, or it cannot be read, or it has artifacts in other folders.
     """
     database = folder / DATABASE
     if not database.is_file():
@@ -44,10 +47,35 @@ def back_up(folder: Path, into: IO[bytes]) -> None:
                 source.backup(target)
         except sqlite3.Error as error:
             raise RegistryError(f"{database} cannot be copied: {error}") from None
+        _check_places(copy, folder)
         archive.add(copy, DATABASE)
         for name in ARTIFACTS:
             if (folder / name).is_dir():
                 archive.add((folder / name).resolve(), name)  # it may be a link to a larger disk
+
+
+def _check_places(database: Path, folder: Path) -> None:
+    """Refuse what the archive would not hold, and name what it cannot."""
+    with closing(sqlite3.connect(database)) as opened:
+        places = opened.execute(
+            "SELECT artifact_uri FROM runs WHERE lifecycle_stage = 'active' "
+            "UNION SELECT artifact_location FROM logged_models WHERE lifecycle_stage = 'active'"
+        ).fetchall()
+    inside = [root / name for root in (folder.absolute(), folder.resolve()) for name in ARTIFACTS]
+    served = (folder / "artifacts").is_dir()
+    for (place,) in places:
+        scheme = urlsplit(place).scheme
+        if scheme in ("", "file"):
+            path = Path(url2pathname(urlsplit(place).path))
+            if not any(map(path.is_relative_to, inside)):
+                raise RegistryError(
+                    f"artifacts lie outside {folder.resolve()} too, such as {path}: copy that folder and "
+                    f"{DATABASE} by other means"
+                )
+        elif not (scheme == "mlflow-artifacts" and served):
+            raise RegistryError(
+                f"artifacts lie elsewhere, such as {place}: back up the database and that place by their own means"
+            )
 
 
 @click.command(help="Copy a registry in SQLite and its artifacts into one tar archive.")
@@ -55,20 +83,28 @@ def back_up(folder: Path, into: IO[bytes]) -> None:
 @click.argument("to", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
 def main(folder: Path, to: Path) -> None:
     """Back up; to ``-`` for standard output."""
-    if str(to) == "-":
-        back_up(folder, sys.stdout.buffer)
-        return
-    part = to.with_name(f"{to.name}.part")
     try:
-        with part.open("wb") as file:
-            back_up(folder, file)
-            os.fsync(file.fileno())
-        part.replace(to)
+        if str(to) == "-":
+            back_up(folder, sys.stdout.buffer)
+            return
+        with tempfile.NamedTemporaryFile(
+            dir=to.absolute().parent, prefix=f".{to.name}.", delete=False
+        ) as part:
+            try:
+                back_up(folder, part)
+                part.flush()
+                os.fsync(part.fileno())
+                os.replace(part.name, to)
+            finally:
+                Path(part.name).unlink(missing_ok=True)
     except OSError as error:
-        raise RegistryError(f"{to} cannot be written: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
-    click.echo(f"{to}: {to.stat().st_size / 2**20:.1f} MiB; 'tar -x -f {to} -C FOLDER' restores it")
+        raise RegistryError(
+            f"the backup was not written ({error}); mend that, or give another file"
+        ) from None
+    click.echo(
+        f"{to}: {to.stat().st_size / 2**20:.1f} MiB; to restore it at the same place: "
+        f"tar --extract --file {shlex.quote(str(to.absolute()))} --directory {shlex.quote(str(folder.resolve()))}"
+    )
 
 
 if __name__ == "__main__":

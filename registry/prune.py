@@ -3,14 +3,14 @@
 from contextlib import suppress
 
 import click
-from mlflow.entities import LoggedModel
+import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
 from registry import canary
 from registry.errors import RegistryError
-from registry.stages import finish_pending, rollback_target, turn
+from registry.stages import finish_pending, rollback_target, tags, turn
 from registry.store import MODEL_NAME, connect
 from registry.versions import all_versions, in_production
 
@@ -73,9 +73,8 @@ def prune(client: MlflowClient, newest: int) -> tuple[list[int], list[str]]:
 def _sweep(client: MlflowClient) -> list[str]:
     """Delete the runs that are written down with their models and artifacts, unless something needs them."""
     swept, faults = [], []
-    tags = client.get_registered_model(MODEL_NAME).tags
     needed = _needed(client)
-    for tag in [name for name in tags if name.startswith(PRUNED)]:
+    for tag in [name for name in tags(client) if name.startswith(PRUNED)]:
         run_id = tag.removeprefix(PRUNED)
         try:
             if _delete(client, run_id, needed):
@@ -95,13 +94,9 @@ def _sweep(client: MlflowClient) -> list[str]:
 def _needed(client: MlflowClient) -> set[str]:
     """Return what versions are left of, under any name: ids of runs, sources, and places of artifacts."""
     found: set[str] = set()
-    token: str | None = ""
-    while token is not None:
-        page = client.search_model_versions("", page_token=token or None)
-        for version in page:
-            where = client.get_model_version_download_uri(version.name, version.version)
-            found |= {version.run_id or "", version.source or "", _plain(where)}
-        token = page.token or None
+    for version in mlflow.search_model_versions():
+        where = client.get_model_version_download_uri(version.name, version.version)
+        found |= {version.run_id or "", version.source or "", _plain(where)}
     return found - {""}
 
 
@@ -116,14 +111,9 @@ def _delete(client: MlflowClient, run_id: str, needed: set[str]) -> bool:
     if run.info.lifecycle_stage == "deleted":
         click.echo(f"run {run_id} is in MLflow's trash: 'mlflow gc' deletes it with its artifacts")
         return False
-    models: list[LoggedModel] = []
-    token: str | None = ""
-    while token is not None:
-        page = client.search_logged_models(
-            [run.info.experiment_id], f"source_run_id = '{run_id}'", page_token=token or None
-        )
-        models += page
-        token = page.token or None
+    models = mlflow.search_logged_models(
+        [run.info.experiment_id], f"source_run_id = '{run_id}'", output_format="list"
+    )
     places = [_plain(run.info.artifact_uri), *(_plain(model.artifact_location) for model in models)]
     sources = {run_id, *(f"models:/{model.model_id}" for model in models)}
     if sources & needed or any(f"{one}/".startswith(f"{place}/") for place in places for one in needed):

@@ -167,7 +167,7 @@ def finish_pending(client: MlflowClient, move: bool = False) -> Event | None:
     Event or None
         What was finished.
     """
-    announced = _tags(client).get(_PENDING)
+    announced = tags(client).get(_PENDING)
     if announced is None:
         return None
     event = Event(**json.loads(announced))
@@ -190,11 +190,12 @@ def _current(client: MlflowClient) -> int | None:
 
 def history(client: MlflowClient) -> list[Event]:
     """Return every promotion and rollback, oldest first."""
-    tags = _tags(client)
-    return [Event(**json.loads(tags[key])) for key in sorted(tags) if key.startswith(_AUDIT)]
+    known = tags(client)
+    return [Event(**json.loads(known[key])) for key in sorted(known) if key.startswith(_AUDIT)]
 
 
-def _tags(client: MlflowClient) -> dict[str, str]:
+def tags(client: MlflowClient) -> dict[str, str]:
+    """Return the tags of the registered model; none if there is no model yet."""
     try:
         return dict(client.get_registered_model(MODEL_NAME).tags)
     except MlflowException as error:

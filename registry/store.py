@@ -40,11 +40,16 @@ def connect(retries: int = 2) -> MlflowClient:
         client.search_registered_models(max_results=1)
     except Exception as error:  # whatever MLflow, a driver of a database, SQLAlchemy or alembic raises
         reason = str(error).splitlines()[0][:400]
-        raise RegistryError(
-            _without_password(
-                f"the tracking store {uri} does not answer ({reason}); "
-                "check MLFLOW_TRACKING_URI and that its server runs"
+        what = "does not answer", "check MLFLOW_TRACKING_URI and that its server runs"
+        if "error code 401" in reason or "error code 403" in reason:
+            what = (
+                "does not let you in",
+                "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or the name that you call it by",
             )
+        elif "CERTIFICATE_VERIFY_FAILED" in str(error):
+            what = "has a certificate that is not trusted here", "give it in MLFLOW_TRACKING_SERVER_CERT_PATH"
+        raise RegistryError(
+            _without_password(f"the tracking store {uri} {what[0]} ({reason}); {what[1]}")
         ) from None
     os.environ[RETRIES] = given or str(retries)
     return client

@@ -154,6 +154,12 @@ def running(
             process.wait(timeout=30)
 
 
+def tracking_server(url: str, *options: str) -> list[str]:
+    """Return the command of a real `mlflow server`."""
+    port = url.rsplit(":", 1)[1]
+    return [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, *options]
+
+
 class Project:
     """A copy of the project, as a user has it after a clone, with the tests' environment."""
 

@@ -6,9 +6,8 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -17,9 +16,8 @@ import requests
 from mlflow.tracking import MlflowClient
 
 from inference.proxy import find_haproxy
-from tests.conftest import ROOT, free_port, running, until
+from tests.conftest import ROOT, free_port, running, tracking_server, until
 from tests.inference.conftest import Registry, Service
-from training.train import Candidate
 
 pytestmark = pytest.mark.haproxy
 EDGE = ROOT / "deploy" / "edge" / "haproxy.cfg"
@@ -35,74 +33,53 @@ class Edge:
     certificate: Path
 
 
-@pytest.fixture
-def versions(store: MlflowClient, candidate: Candidate) -> Registry:
-    """The registry of the test's own store."""
-    return Registry(store, candidate)
+def make_certificate(folder: Path) -> Path:
+    """Make one for localhost, and return the file with it and its key."""
+    key, certificate, both = folder / "key.pem", folder / "certificate.pem", folder / "edge.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    both.write_text(certificate.read_text() + key.read_text())
+    return both
 
 
-@pytest.fixture
-def service(store: MlflowClient) -> Iterator[Service]:
-    """A follower of the test's own store, not started yet."""
-    made = Service(os.environ["MLFLOW_TRACKING_URI"])
-    try:
-        yield made
-    finally:
-        made.end()
+@contextmanager
+def guarded(certificate: Path, app: str, trainer: str, **places: str) -> Iterator[Edge]:
+    """Run the edge with these passwords in front of these places."""
+    ports = [free_port() for _ in range(2)]
+    environment = places | {
+        "CERTIFICATE": str(certificate),
+        "APP_PASSWORD": app,
+        "TRAINER_PASSWORD": trainer,
+        "SERVICE_BIND": f"127.0.0.1:{ports[0]}",
+        "REGISTRY_BIND": f"127.0.0.1:{ports[1]}",
+    }
+    made = Edge(f"https://localhost:{ports[0]}", f"https://localhost:{ports[1]}", certificate)
+    with subprocess.Popen([find_haproxy(), "-db", "-f", str(EDGE)], env=environment) as proxy:
+        try:
+            until(lambda: status(made.service, made) == 401, 20, "an answer of the edge")
+            yield made
+        finally:
+            proxy.kill()
 
 
 @pytest.fixture
 def edge(service: Service, versions: Registry, tmp_path: Path) -> Iterator[Edge]:
     """A service and a registry on the same store, both behind one HAProxy."""
-    key, certificate, both = tmp_path / "key.pem", tmp_path / "certificate.pem", tmp_path / "edge.pem"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=localhost",
-    ]
-    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(command, check=True, capture_output=True)
-    both.write_text(certificate.read_text() + key.read_text())
-    ports = [free_port() for _ in range(3)]
-    environment = os.environ | {
-        "CERTIFICATE": str(both),
-        "APP_PASSWORD": APP[1],
-        "TRAINER_PASSWORD": TRAINER[1],
-        "SERVICE": f"127.0.0.1:{service.port}",
-        "REGISTRY": f"127.0.0.1:{ports[0]}",
-        "SERVICE_BIND": f"127.0.0.1:{ports[1]}",
-        "REGISTRY_BIND": f"127.0.0.1:{ports[2]}",
-    }
-    registry = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(ports[0]),
-        "--workers",
-        "1",
-    ]
+    url = f"http://127.0.0.1:{free_port()}"
+    registry = tracking_server(url, "--workers", "1", "--artifacts-destination", str(tmp_path / "artifacts"))
     registry += ["--backend-store-uri", service.environment["MLFLOW_TRACKING_URI"]]
-    registry += ["--artifacts-destination", str(tmp_path / "artifacts")]
     service.begin(versions)
-    with ExitStack() as stack:
-        stack.enter_context(running(registry, f"http://127.0.0.1:{ports[0]}/health", tmp_path))
-        proxy = stack.enter_context(
-            subprocess.Popen([find_haproxy(), "-db", "-f", str(EDGE)], env=environment)
-        )
-        stack.callback(proxy.kill)
-        made = Edge(f"https://localhost:{ports[1]}", f"https://localhost:{ports[2]}", certificate)
-        until(lambda: proxy.poll() is None and status(made.service, made) == 401, 20, "an answer of the edge")
+    with (
+        running(registry, f"{url}/health", tmp_path),
+        guarded(
+            make_certificate(tmp_path),
+            APP[1],
+            TRAINER[1],
+            SERVICE=f"127.0.0.1:{service.port}",
+            REGISTRY=url.removeprefix("http://"),
+        ) as made,
+    ):
         yield made
 
 
@@ -114,24 +91,21 @@ def status(url: str, edge: Edge, who: tuple[str, str] | None = None) -> int:
 
 
 def test_the_service_is_for_who_knows_a_word(edge: Edge) -> None:
-    for who in (None, ("app", "wrong"), ("nobody", APP[1])):
-        told = requests.post(
-            f"{edge.service}/invocations",
-            json={"inputs": ["Fine."]},
-            auth=who,
-            verify=str(edge.certificate),
-            timeout=10,
-        )
-        assert told.status_code == 401
-        assert "predictions" not in told.text
-    for who in (APP, TRAINER):
-        told = requests.post(
+    def ask(who: tuple[str, str] | None) -> requests.Response:
+        return requests.post(
             f"{edge.service}/invocations",
             json={"inputs": ["A wonderful film."]},
             auth=who,
             verify=str(edge.certificate),
             timeout=30,
         )
+
+    for stranger in (None, ("app", "wrong"), ("nobody", APP[1])):
+        told = ask(stranger)
+        assert told.status_code == 401
+        assert "predictions" not in told.text
+    for who in (APP, TRAINER):
+        told = ask(who)
         assert told.json()["predictions"][0]["sentiment"] == "positive"
         assert told.headers["X-Model-Version"] == "1"
 
@@ -167,21 +141,29 @@ def test_who_may_ask_for_sentiments_may_not_change_what_is_served(
         "MLFLOW_TRACKING_PASSWORD": TRAINER[1],
         "MLFLOW_TRACKING_SERVER_CERT_PATH": str(edge.certificate),
     }
-    command = ["make", "--no-print-directory", "history"]
-    told = subprocess.run(
-        command, cwd=ROOT, env=os.environ | there, capture_output=True, text=True, timeout=120
-    )
+
+    def history(**changed: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "registry.history"]
+        environment = os.environ | there | changed
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+
+    told = history()
     assert "1  Production" in told.stdout, told.stderr
-    told = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=os.environ | there | {"MLFLOW_TRACKING_USERNAME": APP[0], "MLFLOW_TRACKING_PASSWORD": APP[1]},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert told.returncode != 0
-    assert "Traceback" not in told.stderr
+    for changed, said in (
+        ({"MLFLOW_TRACKING_USERNAME": APP[0], "MLFLOW_TRACKING_PASSWORD": APP[1]}, "does not let you in"),
+        (
+            {"MLFLOW_TRACKING_PASSWORD": "wrong"},
+            "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+        ),
+        (
+            {"MLFLOW_TRACKING_SERVER_CERT_PATH": requests.certs.where()},
+            "give it in MLFLOW_TRACKING_SERVER_CERT_PATH",
+        ),
+    ):
+        told = history(**changed)
+        assert told.returncode != 0
+        assert said in told.stderr
+        assert "Traceback" not in told.stderr
     for variable, value in there.items():
         monkeypatch.setenv(variable, value)
     remote = MlflowClient(edge.registry)
@@ -205,28 +187,10 @@ def test_the_page_in_a_browser_may_ask_its_own_server(edge: Edge) -> None:
     assert ask("https://evil.example") == 403
 
 
-def _refuses(edge: Edge) -> bool:
-    return status(edge.service, edge) == 401
-
-
 def test_an_empty_password_lets_nobody_in(tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "edge.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=DNS:localhost"]
-    subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
-    certificate.write_text(certificate.read_text() + key.read_text())
-    ports = [free_port(), free_port()]
-    given = {"CERTIFICATE": str(certificate), "APP_PASSWORD": "", "TRAINER_PASSWORD": ""}
-    given |= {"SERVICE_BIND": f"127.0.0.1:{ports[0]}", "REGISTRY_BIND": f"127.0.0.1:{ports[1]}"}
-    with subprocess.Popen([find_haproxy(), "-db", "-f", str(EDGE)], env=given) as proxy:
-        try:
-            for port in ports:
-                url = f"https://localhost:{port}"
-                made = Edge(url, url, certificate)
-                until(partial(_refuses, made), 20, "an answer of the edge")
-                assert [status(url, made, (who, "")) for who in ("app", "trainer")] == [403, 403]
-        finally:
-            proxy.kill()
+    with guarded(make_certificate(tmp_path), "", "") as edge:
+        for url in (edge.service, edge.registry):
+            assert [status(url, edge, (who, "")) for who in ("app", "trainer")] == [403, 403]
 
 
 def test_without_passwords_it_does_not_start() -> None:

@@ -8,17 +8,15 @@ import pytest
 import requests
 
 from tests.conftest import ROOT, free_port, until
-from tests.deploy.test_containers import SMALL, System, docker, engine
+from tests.deploy.test_containers import SMALL, System, docker
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("engine")]
 STAND_INS = ROOT / "tests" / "deploy" / "stand_ins"
 
 
 @contextmanager
 def up(*overlays: str, **environment: str) -> Iterator[System]:
     """`make up` with overlays, whose images are built from Debian's packages."""
-    if not engine():
-        pytest.skip("no Docker engine answers: start one (dockerd, or Docker Desktop)")
     made = System()
     made.project = made.environment["COMPOSE_PROJECT_NAME"] = f"{made.project}-overlay"
     made.environment |= {"COMPOSE_FILE": ":".join(["docker-compose.yml", *overlays])} | environment
@@ -116,8 +114,6 @@ def test_prometheus_sees_the_service() -> None:
     ],
 )
 def test_what_must_be_chosen_is_asked_for(overlay: str, variable: str) -> None:
-    if not engine():
-        pytest.skip("no Docker engine answers: start one (dockerd, or Docker Desktop)")
     system = System()
     system.environment |= {"POSTGRES_PASSWORD": "x", "ARTIFACTS": "x", "GRAFANA_PASSWORD": "x"}
     del system.environment[variable]

@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 
 from registry.store import MODEL_NAME
 from registry.versions import all_versions
-from tests.conftest import Project, copy_project, free_port, running, until
+from tests.conftest import Project, copy_project, free_port, running, tracking_server, until
 
 INITDB = next(
     iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None
@@ -94,17 +94,7 @@ def shared(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             aws_access_key_id="test",
             aws_secret_access_key="test",
         ).create_bucket(Bucket=BUCKET)
-        command = [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            url.rsplit(":", 1)[1],
-        ]
-        command += ["--workers", "2", "--artifacts-destination", f"s3://{BUCKET}/registry"]
+        command = tracking_server(url, "--workers", "2", "--artifacts-destination", f"s3://{BUCKET}/registry")
         environment = (
             os.environ
             | AWS

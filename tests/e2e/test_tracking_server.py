@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.conftest import Project, copy_project, free_port, running
+from tests.conftest import Project, copy_project, free_port, running, tracking_server
 
 
 @pytest.fixture
@@ -17,8 +17,7 @@ def remote(tmp_path: Path, all_reviews: pd.DataFrame) -> Iterator[Project]:
     project = copy_project(tmp_path / "project")
     all_reviews.sample(3000, random_state=0).to_csv(project.folder / "some.csv", index=False)
     url = f"http://127.0.0.1:{free_port()}"
-    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", url.rsplit(":", 1)[1], "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
+    command = tracking_server(url, "--workers", "1", "--backend-store-uri", f"sqlite:///{tmp_path}/server.db")
     command += ["--artifacts-destination", str(tmp_path / "artifacts")]
     with running(command, f"{url}/health", tmp_path, project.environment) as server:
         project.environment |= {"MLFLOW_TRACKING_URI": url, "SERVER": str(server.pid)}

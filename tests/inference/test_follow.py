@@ -91,9 +91,12 @@ def test_a_start_leaves_the_processor_to_what_serves_and_takes_it_when_nothing_d
     versions.promote(1)
     service.start()
     service.says("bringing up version 1")
-    while "given its example answers" not in service.said:
+
+    def came_up() -> bool:
         assert niceness(1) <= {"0"}, "nobody is there to be left the processor"
-        time.sleep(0.05)
+        return "given its example answers" in service.said
+
+    until(came_up, what="version 1")
     versions.promote(2)
     until(lambda: niceness(2) == {"10"}, what="a start that gives way")
     assert niceness(1) == {"0"}

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import mlflow
+import pytest
 from mlflow.tracking import MlflowClient
 
 from registry.stages import promote
@@ -34,10 +35,10 @@ def test_backed_up_destroyed_restored_served(
     promote(store, made.number, None, "test", force=False)
     told = back_up(folder, archive)
     assert told.returncode == 0, told.stderr
-    assert "MiB; 'tar -x -f " in told.stdout
+    restore = told.stdout.split("to restore it at the same place: ")[1]
     shutil.rmtree(folder)
     folder.mkdir()
-    assert run("tar", "-x", "-f", str(archive), "-C", str(folder)).returncode == 0
+    assert run("sh", "-c", restore).returncode == 0
     told = run(sys.executable, "-m", "inference.smoke")
     assert '"sentiment": "positive"' in told.stdout, told.stderr
 
@@ -88,8 +89,46 @@ def test_where_nothing_can_be_copied_it_says_so_and_leaves_nothing(tmp_path: Pat
     assert "mlflow.db cannot be copied: file is not a database" in told.stderr
     told = back_up(tmp_path / "empty", tmp_path / "nowhere" / "backup.tar")
     assert told.returncode != 0
-    assert "backup.tar cannot be written: No such file or directory" in told.stderr
+    assert "the backup was not written ([Errno 2] No such file or directory" in told.stderr
+    told = run("sh", "-c", f"{sys.executable} -m registry.backup {tmp_path / 'empty'} - > /dev/null")
+    assert told.returncode != 0
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_a_full_disk_is_one_line(store: MlflowClient) -> None:
+    told = run("sh", "-c", f"{sys.executable} -m registry.backup {Path.cwd()} - > /dev/full")
+    assert told.returncode != 0
+    assert "the backup was not written ([Errno 28] No space left on device" in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_a_folder_that_is_a_link_is_followed(store: MlflowClient, tmp_path: Path) -> None:
+    Path("mlruns").rename(tmp_path / "larger disk")
+    Path("mlruns").symlink_to(tmp_path / "larger disk")
+    assert back_up(Path.cwd(), tmp_path / "backup.tar").returncode == 0
+    with tarfile.open(tmp_path / "backup.tar") as file:
+        assert any(name.startswith("mlruns/") and name.endswith("MLmodel") for name in file.getnames())
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [("file:///elsewhere/x", "such as /elsewhere/x"), ("s3://models/x", "such as s3://models/x")],
+)
+def test_artifacts_that_it_would_not_hold_are_named_before_anything_is_written(
+    store: MlflowClient, tmp_path: Path, where: str, said: str
+) -> None:
+    store.create_run(store.create_experiment("away", where))
+    told = back_up(Path.cwd(), tmp_path / "backup.tar")
+    assert told.returncode != 0
+    assert said in told.stderr
+    assert "Traceback" not in told.stderr
+    assert not (tmp_path / "backup.tar").exists()
+
+
+def test_make_backup_refuses_another_store(store: MlflowClient) -> None:
+    told = run("make", "--no-print-directory", "backup")
+    assert told.returncode != 0
+    assert "not this project's own mlflow.db" in told.stdout
 
 
 def test_an_archive_goes_to_standard_output_too(

@@ -215,6 +215,10 @@ def test_without_a_rollback_target_the_rest_goes(store: MlflowClient) -> None:
     assert kept(store, 1) == {1: "Production", 3: "new"}
 
 
+def test_a_registry_without_versions_has_nothing_to_prune(store: MlflowClient) -> None:
+    assert prune.prune(store, 1) == ([], [])
+
+
 def test_make_prune(six: MlflowClient) -> None:
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         command = ["make", "--no-print-directory", "prune", *arguments]

@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -15,7 +14,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sentiment_model.ngrams import ngrams
-from tests.conftest import ROOT
+from tests.conftest import ROOT, until
 from training.features import LogCountRatio, MinDocumentFrequency, count_ngrams
 
 
@@ -83,14 +82,12 @@ def test_a_killed_count_leaves_no_worker() -> None:
 
 def until_workers(session: int, enough: Callable[[int], bool]) -> None:
     """Wait for the number of worker processes of a session."""
-    deadline = time.monotonic() + 60
-    while True:
+
+    def reached() -> bool:
         asked = ["pgrep", "-s", str(session), "-f", "LokyProcess"]
-        n = subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout.count("\n")
-        if enough(n):
-            return
-        assert time.monotonic() < deadline, f"{n} workers"
-        time.sleep(0.05)
+        return enough(subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout.count("\n"))
+
+    until(reached, what="the number of workers")
 
 
 @parametrize_with_checks([LogCountRatio(), MinDocumentFrequency(min_df=1)])
