@@ -84,7 +84,7 @@ canary-stop: env ## send all requests to Production again
 
 up: engine ## start the system in containers: registry on port 5000, service on 8000
 	@$(COMPOSE) up --detach --build || { \
-	    echo "not all of it has started. Is an address in use? PORT=, MLFLOW_PORT= and METRICS_PORT= give others. Else 'make logs' says why; repeat when it is mended"; exit 1; }
+	    echo "not all of it has started: see above, or 'make logs'. An address in use? PORT=, MLFLOW_PORT= and METRICS_PORT= give others. Repeat it when that is mended; 'make down' ends what has started"; exit 1; }
 	@echo "registry: http://127.0.0.1:$${MLFLOW_PORT:-5000}   service: http://127.0.0.1:$${PORT:-8000}/ready   next: make train-docker"
 
 train-docker: engine ## run the MLproject in a container, into the registry of make up (ARGS='-P limit=3000')

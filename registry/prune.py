@@ -92,11 +92,11 @@ def _sweep(client: MlflowClient) -> list[str]:
 
 
 def _needed(client: MlflowClient) -> set[str]:
-    """Return what versions are left of, under any name: ids of runs, sources, and places of artifacts."""
+    """Return what the versions that are left need, under any name: ids of runs, and places of files."""
     found: set[str] = set()
     for version in mlflow.search_model_versions():
         where = client.get_model_version_download_uri(version.name, version.version)
-        found |= {version.run_id or "", version.source or "", _plain(where)}
+        found |= {version.run_id or "", _plain(where)}
     return found - {""}
 
 
@@ -115,8 +115,7 @@ def _delete(client: MlflowClient, run_id: str, needed: set[str]) -> bool:
         [run.info.experiment_id], f"source_run_id = '{run_id}'", output_format="list"
     )
     places = [_plain(run.info.artifact_uri), *(_plain(model.artifact_location) for model in models)]
-    sources = {run_id, *(f"models:/{model.model_id}" for model in models)}
-    if sources & needed or any(f"{one}/".startswith(f"{place}/") for place in places for one in needed):
+    if run_id in needed or any(f"{one}/".startswith(f"{place}/") for place in places for one in needed):
         return False
     for model in models:
         get_artifact_repository(model.artifact_location).delete_artifacts()

@@ -156,7 +156,7 @@ def test_who_may_ask_for_sentiments_may_not_change_what_is_served(
             "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
         ),
         (
-            {"MLFLOW_TRACKING_SERVER_CERT_PATH": requests.certs.where()},
+            {"MLFLOW_TRACKING_SERVER_CERT_PATH": requests.utils.DEFAULT_CA_BUNDLE_PATH},
             "give it in MLFLOW_TRACKING_SERVER_CERT_PATH",
         ),
     ):

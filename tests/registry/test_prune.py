@@ -152,11 +152,13 @@ def test_files_that_a_version_under_another_name_or_by_its_path_needs_stay(six: 
     two, four = places(six, 2)[0], places(six, 4)[0]
     six.create_registered_model("Other")
     six.create_model_version("Other", find(six, 2).source)
-    six.create_model_version(MODEL_NAME, str(four))
+    five = find(six, 5)
+    six.create_model_version(MODEL_NAME, str(four), run_id=five.run_id)
     prune.prune(six, 1)
     assert [version.number for version in all_versions(six)] == [1, 3, 7]
     assert any(two.rglob("MLmodel"))
     assert any(four.rglob("MLmodel"))
+    assert lives(six, five)
 
 
 def test_a_run_that_cannot_be_deleted_keeps_no_other_and_is_tried_again(
