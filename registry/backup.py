@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import sqlite3
 import sys
 import tarfile
@@ -83,6 +84,9 @@ def _check_places(database: Path, folder: Path) -> None:
 @click.argument("to", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
 def main(folder: Path, to: Path) -> None:
     """Back up; to ``-`` for standard output."""
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # so that what was written is removed
     try:
         if str(to) == "-":
             back_up(folder, sys.stdout.buffer)

@@ -1,6 +1,7 @@
 """A registry is copied while it is in use, destroyed, restored, and serves."""
 
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from registry.stages import promote
 from registry.versions import register
-from tests.conftest import ROOT
+from tests.conftest import ROOT, until
 from training.train import Candidate
 
 
@@ -139,3 +140,17 @@ def test_an_archive_goes_to_standard_output_too(
     command = f"{sys.executable} -m registry.backup {Path.cwd()} - | tar -x -C {tmp_path / 'elsewhere'}"
     assert run("sh", "-c", command).returncode == 0
     assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == {"mlflow.db", "mlruns"}
+
+
+def test_a_backup_that_is_ended_leaves_nothing(
+    store: MlflowClient, candidate: Candidate, tmp_path: Path
+) -> None:
+    with open(Path.cwd() / "mlruns" / "long", "wb") as file:
+        file.truncate(2**36)
+    backing_up = subprocess.Popen(
+        [sys.executable, "-m", "registry.backup", str(Path.cwd()), str(tmp_path / "backup.tar")], cwd=ROOT
+    )
+    until(lambda: any(part.stat().st_size for part in tmp_path.glob(".backup.tar.*")), what="a part")
+    backing_up.terminate()
+    assert backing_up.wait(10) == 128 + signal.SIGTERM
+    assert not list(tmp_path.glob("*backup*"))
