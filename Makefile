@@ -4,6 +4,8 @@ PYTHON ?= python3.11
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
+# MLflow would tell its makers what is used
+export MLFLOW_DISABLE_TELEMETRY ?= true
 
 HOST ?= 127.0.0.1
 PORT ?=
@@ -123,7 +125,7 @@ backup: env ## copy the project's registry and its artifacts into one archive, w
 
 ui: env ## the MLflow UI on the project's store (UI_PORT=5001)
 	@case '$(MLFLOW_TRACKING_URI)' in http*) echo "MLFLOW_TRACKING_URI is a server: open $(MLFLOW_TRACKING_URI)"; exit 2;; esac
-	mlflow server --backend-store-uri '$(MLFLOW_TRACKING_URI)' --default-artifact-root '$(CURDIR)/mlruns' \
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --backend-store-uri '$(MLFLOW_TRACKING_URI)' --default-artifact-root '$(CURDIR)/mlruns' \
 	    --host $(HOST) --port $(UI_PORT)
 
 bench: .venv-bench/.made .venv-bench-mlserver/.made ## measure us and our peers into docs/benchmarks (ARGS='--quick')

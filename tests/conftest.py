@@ -25,6 +25,7 @@ from registry.store import connect
 from training.fit import Settings, count, fit
 from training.train import Candidate, train
 
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 ROOT = Path(__file__).resolve().parent.parent
 
 # as on a user's machine, whatever is set where the tests run
