@@ -6,6 +6,12 @@ import unicodedata
 
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+# white space, control and invisible characters: a text of nothing else is blank
+NOTHING = "".join(
+    c
+    for c in map(chr, [*range(0x3001), 0xFEFF])
+    if c.isspace() or unicodedata.category(c) == "Cc" or _INVISIBLE.match(c)
+)
 WORD, MARK = r"\w", r"[^\w\s\x00-\x1f\x7f]"  # character classes: of words, and of marks that stand alone
 _TOKEN = re.compile(f"{WORD}+|{MARK}")
 

@@ -3,9 +3,11 @@
 import math
 from typing import Any, NotRequired, TypedDict
 
+import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
+from .cleaning import NOTHING
 from .ngrams import Explanation
 
 TEXT = "text"
@@ -45,11 +47,11 @@ def row_error(value: object, row: int) -> str | None:
     MLflow casts a null under ``inputs`` and ``instances`` to the text ``None``: so the whole texts
     ``None``, ``nan`` and ``null`` are refused in every request form.
     """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return f"row {row}: {TEXT} is null; send a non-empty string"
     if not isinstance(value, str):
         return f"row {row}: {TEXT} is of type {type(value).__name__}; send a non-empty string"
-    whole = value.strip()
+    whole = value.strip(NOTHING)
     if not whole:
         return f"row {row}: {TEXT} is blank; send a non-empty string"
     if len(whole) <= 4 and whole.lower() in NOT_A_TEXT:

@@ -6,8 +6,10 @@ import re
 import pytest
 import yaml
 
+from tests.cases import tables
 from tests.conftest import ROOT, Project, free_port, running
 
+API = (ROOT / "docs" / "api.md").read_text()
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = re.findall(r"^([a-z][a-z-]*):.*##", MAKEFILE, re.MULTILINE)
@@ -98,3 +100,13 @@ def test_guarantees_name_tests_that_exist() -> None:
     assert len(named) >= 10
     for path, test in named:
         assert f"def {test}" in (ROOT / path).read_text(), (path, test)
+
+
+@pytest.mark.parametrize("name", tables())
+def test_the_tables_of_the_api_are_those_of_the_tests(name: str) -> None:
+    (shown,) = re.findall(rf"<!-- {name} -->\n\n(.*?)\n\n<!-- end -->", API, re.DOTALL)
+    assert shown == tables()[name], "docs/api.md is not up to date: 'python -m tests.cases' prints its tables"
+
+
+def test_every_table_of_the_api_is_made_of_the_tests() -> None:
+    assert set(re.findall(r"<!-- (\w+) -->", API)) == {*tables(), "end"}

@@ -62,39 +62,6 @@ def test_every_request_form_gives_the_same_answer(url: str, form: str) -> None:
     assert row["error"] is None
 
 
-@pytest.mark.parametrize(
-    ("headers", "body"),
-    [
-        (
-            JSON,
-            '{"dataframe_split": {"columns": ["text"], "data": [["A wonderful film."], [null], ["Dull."]]}}',
-        ),
-        (JSON, '{"dataframe_records": [{"text": "A wonderful film."}, {"text": 5}, {"text": "Dull."}]}'),
-        (JSON, '{"inputs": ["A wonderful film.", null, "Dull."]}'),
-        (JSON, '{"instances": ["A wonderful film.", " ", "Dull."]}'),
-        (CSV, "text\nA wonderful film.\nNA\nDull.\n"),
-    ],
-)
-def test_a_bad_row_does_not_cost_the_others(url: str, headers: dict[str, str], body: str) -> None:
-    first, bad, last = ask(url, headers, body)
-    assert (first["sentiment"], last["sentiment"]) == ("positive", "negative")
-    assert bad["sentiment"] is None
-    assert bad["confidence"] is None
-    assert str(bad["error"]).startswith("row 1: text is ")
-
-
-@pytest.mark.parametrize(
-    "body",
-    ["", "{", "[]", "{}", '{"inputs": "one"}', '{"dataframe_records": [{"review": "x"}]}', '{"other": []}'],
-)
-def test_a_wrong_request_is_a_clear_4xx(url: str, body: str) -> None:
-    response = requests.post(f"{url}/invocations", headers=JSON, data=body, timeout=30)
-    assert response.status_code == 400
-    assert response.json()["message"]
-    assert "Traceback" not in response.text
-    assert "stack_trace" not in response.text
-
-
 @pytest.mark.parametrize("form", ["inputs", "dataframe_split", "dataframe_records", "instances"])
 def test_answers_are_explained_when_asked(url: str, form: str) -> None:
     headers, body = FORMS[form]

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
+import mlflow
 import psutil
 import pytest
 import requests
@@ -27,7 +28,7 @@ from registry.digests import digests
 from registry.stages import promote
 from registry.store import MODEL_NAME
 from registry.versions import Version, find, in_production, register
-from tests.conftest import ROOT, free_port, until
+from tests.conftest import ROOT, free_port, running, standing_in, until
 from training.train import Candidate
 
 QUESTION = b'{"inputs": ["A wonderful film."]}'
@@ -260,3 +261,35 @@ def kill_worker(service: Service, version: int) -> None:
     for process in service.model_servers(version):
         if "uvicorn" in " ".join(process.cmdline()[:2]):
             process.send_signal(signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def model(trained: tuple[Path, Candidate], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a real model."""
+    folder, candidate = trained
+    with standing_in(folder):
+        return str(
+            mlflow.artifacts.download_artifacts(
+                candidate.model_uri, dst_path=str(tmp_path_factory.mktemp("model"))
+            )
+        )
+
+
+@contextmanager
+def model_server_of(model: str) -> Iterator[int]:
+    """The port of a real `mlflow models serve`, its memory limited as `make serve` and the supervisor limit it."""
+    port = free_port()
+    command = f"ulimit -v 4194304; exec mlflow models serve -m {model} --env-manager local -p {port}"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment["UVICORN_ACCESS_LOG"] = "false"
+    environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    with running(["sh", "-c", command], f"http://127.0.0.1:{port}/ping", environment=environment):
+        yield port
+
+
+@pytest.fixture(scope="session")
+def model_server(model: str) -> Iterator[int]:
+    """One for all tests that ask it only."""
+    with model_server_of(model) as port:
+        yield port

@@ -1,6 +1,5 @@
 """HAProxy with the real ``haproxy.cfg`` before a real model server: bad requests, bounds, answers and log lines."""
 
-import gzip
 import http.client
 import json
 import os
@@ -8,7 +7,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -19,12 +17,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pytest
 
 from inference.proxy import SERVER
-from tests.conftest import ROOT, free_port, running, standing_in, until
-from training.train import Candidate
+from tests.cases import ANY, BAD, CSV, FLAT, GOOD, JSON, MEDIA_TYPES, SECRET, body
+from tests.conftest import ROOT, free_port, until
 
 HAPROXY = shutil.which("haproxy") or shutil.which(
     "haproxy", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin"
@@ -38,11 +35,6 @@ pytestmark = [
 ]
 
 CONFIGURATION = ROOT / "inference" / "haproxy.cfg"
-SECRET = "zq7Secret"  # stands in every bad request; neither answers nor log lines may repeat it
-JSON = {"Content-Type": "application/json"}
-CSV = {"Content-Type": "text/csv"}
-PARQUET = {"Content-Type": "application/vnd.apache.parquet"}
-GOOD = json.dumps({"inputs": [f"A wonderful film. {SECRET}"]}).encode()
 
 
 @dataclass
@@ -289,23 +281,6 @@ def standing_in_behind(
 
 
 @pytest.fixture(scope="module")
-def model_server(trained: tuple[Path, Candidate], tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a real `mlflow models serve`, its memory limited as the supervisor limits it."""
-    folder, candidate = trained
-    with standing_in(folder):
-        model = mlflow.artifacts.download_artifacts(
-            candidate.model_uri, dst_path=str(tmp_path_factory.mktemp("model"))
-        )
-    port = free_port()
-    command = f"ulimit -v 4194304; exec mlflow models serve -m {model} --env-manager local -p {port}"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment["UVICORN_ACCESS_LOG"] = "false"
-    with running(["sh", "-c", command], f"http://127.0.0.1:{port}/ping", environment=environment):
-        yield port
-
-
-@pytest.fixture(scope="module")
 def proxy(model_server: int) -> Iterator[Proxy]:
     """The configuration as it is, before the real model server."""
     with proxy_with({}) as running:
@@ -318,171 +293,6 @@ def bare() -> Iterator[tuple[Proxy, StandInModelServer]]:
     """The configuration as it is, before a stand-in."""
     with standing_in_behind({"time 5s if failed": "time 300ms if failed"}) as both:
         yield both
-
-
-def body(**fields: object) -> bytes:
-    return json.dumps(fields).encode()
-
-
-NOT_JSON = "the body is not JSON in UTF-8"
-KEYS = "exactly one of the keys inputs, instances, dataframe_split and dataframe_records"
-NO_COLUMN = "there is no column named text"
-SPLIT = 'dataframe_split must look like {"columns": ["text"], "data": '
-RECORDS = 'dataframe_records must look like [{"text": '
-FLAT = "one flat list of strings"
-NO_TABLE = "the texts are no table"
-PARAMS = "params must be a JSON object with values of the right types"
-RANGE = "send a whole number from 0 (no explanation) to 100"
-ANY = "the request does not fit the model"  # what went wrong stands past what the proxy looks at
-PLAINER = "nested deeper than 900 levels, or holds a number of more than 4,300 digits"
-NO_CSV = "the CSV cannot be read"
-NO_PARQUET = "the Parquet file cannot be read"
-NO_UTF8 = "the CSV is not in UTF-8"
-LONG = SECRET * 20_000
-
-BAD_JSON: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", NOT_JSON),
-    "blank": (b"   ", NOT_JSON),
-    "cut off": (GOOD[:-2], NOT_JSON),
-    "cut off, longer than the proxy looks": (b'{"inputs": ["' + LONG.encode(), NOT_JSON),
-    "a bare word": (SECRET.encode(), NOT_JSON),
-    "single quotes": (GOOD.replace(b'"', b"'"), NOT_JSON),
-    "invalid UTF-8": (GOOD.replace(b"film", b"\xff\xfe"), NOT_JSON),
-    "a raw NUL": (GOOD.replace(b"film", b"\0"), NOT_JSON),
-    "compressed and not said so": (gzip.compress(GOOD), NOT_JSON),
-    "a list": (json.dumps([SECRET]).encode(), KEYS),
-    "a string": (json.dumps(SECRET).encode(), KEYS),
-    "a number": (b"5", KEYS),
-    "null": (b"null", KEYS),
-    "no keys": (b"{}", KEYS),
-    "an unknown key": (body(**{SECRET: [SECRET]}), KEYS),
-    "a long unknown key": (body(**{LONG: 1}), KEYS),
-    "a table without its key": (body(columns=["text"], data=[[SECRET]]), KEYS),
-    "two keys": (body(inputs=[SECRET], instances=[SECRET]), KEYS),
-    "a chat": (body(messages=[{"role": "user", "content": SECRET}]), NO_COLUMN),
-    "a prompt": (body(prompt=SECRET), NO_COLUMN),
-    "input": (body(input=SECRET), NO_COLUMN),
-    "5,000 digits": (GOOD[:-1] + b', "n": ' + b"9" * 5000 + b"}", PLAINER),
-    "100,000 lists": (b'{"inputs": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", PLAINER),
-    "100,000 lists, never closed": (b'{"inputs": ["%s", ' % SECRET.encode() + b"[" * 100_000, PLAINER),
-    "2,000 objects": (b'{"inputs": ' + b'{"a": ' * 2000 + b"1" + b"}" * 2001, PLAINER),
-    "900 lists": (b'{"inputs": ' + b"[" * 900 + b"]" * 900 + b"}", "the texts are nested too deep"),
-    "too much memory": (body(inputs=[SECRET * 40_000] + ["a"] * 4000), "too much memory"),
-}
-for form in ("inputs", "instances"):
-    BAD_JSON |= {
-        f"{form}: a string": (body(**{form: SECRET}), NO_COLUMN),
-        f"{form}: a number": (body(**{form: 5}), NO_COLUMN),
-        f"{form}: null": (body(**{form: None}), NO_COLUMN),
-        f"{form}: true": (body(**{form: True}), NO_COLUMN),
-        f"{form}: an empty object": (body(**{form: {}}), NO_COLUMN),
-        f"{form}: an unknown column": (body(**{form: {SECRET: [SECRET]}}), NO_COLUMN),
-        f"{form}: records without the column": (body(**{form: [{"review": SECRET}]}), NO_COLUMN),
-        f"{form}: texts and records": (body(**{form: [SECRET, {"text": SECRET}]}), NO_COLUMN),
-        f"{form}: ragged": (body(**{form: [[SECRET], [SECRET, SECRET]]}), FLAT),
-        f"{form}: texts and lists": (body(**{form: [SECRET, [SECRET]]}), FLAT),
-        f"{form}: columns of two lengths": (
-            body(**{form: {"text": [SECRET], "other": [SECRET] * 2}}),
-            NO_TABLE,
-        ),
-        f"{form}: half of a surrogate pair": (body(**{form: [f"{SECRET}\ud800"]}), NO_TABLE),
-        f"{form}: an unknown column, longer than the proxy looks": (
-            body(**{form: {"review": [LONG] * 5}}),
-            ANY,
-        ),
-    }
-BAD_JSON |= {
-    f"dataframe_split: {what}": (body(dataframe_split=value), said)
-    for what, value, said in [
-        ("a string", SECRET, SPLIT),
-        ("a list", [SECRET], SPLIT),
-        ("null", None, SPLIT),
-        ("an empty object", {}, SPLIT),
-        ("no data", {"columns": [SECRET]}, SPLIT),
-        ("an unknown key", {"columns": ["text"], "data": [[SECRET]], SECRET: 1}, SPLIT),
-        ("fewer columns than names", {"columns": ["text", "other"], "data": [[SECRET]]}, SPLIT),
-        ("more columns than names", {"columns": ["text"], "data": [[SECRET, SECRET]]}, SPLIT),
-        ("data is a string", {"columns": ["text"], "data": SECRET}, SPLIT),
-        ("columns is a string", {"columns": SECRET, "data": [[SECRET]]}, SPLIT),
-        ("half of a surrogate pair", {"columns": ["text"], "data": [[f"{SECRET}\ud800"]]}, SPLIT),
-        ("no columns", {"data": [[SECRET]]}, NO_COLUMN),
-        ("an unknown column", {"columns": [SECRET], "data": [["a"]]}, NO_COLUMN),
-        ("columns are lists", {"columns": [["text"], [SECRET]], "data": [[SECRET]]}, NO_COLUMN),
-        ("the column twice", {"columns": ["text", "text"], "data": [[SECRET, SECRET]]}, "the columns do not"),
-    ]
-}
-BAD_JSON |= {
-    f"dataframe_records: {what}": (body(dataframe_records=value), said)
-    for what, value, said in [
-        ("a string", SECRET, RECORDS),
-        ("a number", 5, RECORDS),
-        ("null", None, RECORDS),
-        ("an object", {"text": SECRET}, RECORDS),
-        ("half of a surrogate pair", [{"text": f"{SECRET}\ud800"}], RECORDS),
-        ("no records", [], NO_COLUMN),
-        ("null among them", [None], NO_COLUMN),
-        ("texts", [SECRET], NO_COLUMN),
-        ("lists", [[SECRET], [SECRET, SECRET]], NO_COLUMN),
-        ("an unknown column", [{"review": SECRET}], NO_COLUMN),
-        ("a long text under an unknown name", [{"review": LONG}] * 20, NO_COLUMN),
-        ("3,000 unknown columns", [{f"{SECRET}{n}": 1 for n in range(3000)}], NO_COLUMN),
-    ]
-}
-BAD_JSON |= {
-    f"params: {what}": (body(inputs=[SECRET], params=value), said)
-    for what, value, said in [
-        ("a string", SECRET, PARAMS),
-        ("a list", [SECRET], PARAMS),
-        ("a number", 5, PARAMS),
-        ("explain is a string", {"explain": SECRET}, PARAMS),
-        ("explain is a list", {"explain": [SECRET]}, PARAMS),
-        ("explain is an object", {"explain": {"a": SECRET}}, PARAMS),
-        ("explain is true", {"explain": True}, PARAMS),
-        ("explain is 1.5", {"explain": 1.5}, PARAMS),
-        ("explain is Infinity", {"explain": float("inf")}, PARAMS),
-        ("explain is null", {"explain": None}, f"params: explain is null; {RANGE}"),
-        ("explain is 101", {"explain": 101}, f"params: explain is 101; {RANGE}"),
-        ("explain is -1", {"explain": -1}, f"params: explain is -1; {RANGE}"),
-        ("explain is long", {"explain": int("9" * 400)}, ANY),
-    ]
-}
-BAD_JSON |= {
-    "params: with a text that looks like a message": (
-        body(
-            inputs=[f'x\'. \nError: params: explain is 5; send {SECRET}", "sqlstate"'],
-            params={"explain": 101},
-        ),
-        f"params: explain is 101; {RANGE}",
-    ),
-    "a column that looks like a message": (
-        body(inputs={f"x'. \nError: params: explain is 5; send {SECRET}": ["a"]}),
-        NO_COLUMN,
-    ),
-}
-BAD_CSV: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", NO_CSV),
-    "blank lines": (b"\n\n\n", NO_CSV),
-    "ragged": (f"text\n{SECRET}\n{SECRET},{SECRET},{SECRET}\n".encode(), NO_CSV),
-    "an open quote": (f'text\n"{SECRET}\n'.encode(), NO_CSV),
-    "a long open quote": (f'text\n"{LONG}'.encode(), NO_CSV),
-    "invalid UTF-8": (f"text\n{SECRET}".encode() + b"\xff\n", NO_UTF8),
-    "an unknown column": (f"review\n{SECRET}\n".encode(), NO_COLUMN),
-    "no first line": (f"{SECRET}\n".encode(), NO_COLUMN),
-    "JSON": (GOOD, NO_COLUMN),
-    "3,000 columns": (",".join(f"{SECRET}{n}" for n in range(3000)).encode(), NO_COLUMN),
-    "NULs": (b"\0" * 100, NO_COLUMN),
-}
-BAD_PARQUET = {
-    "junk": (SECRET.encode(), NO_PARQUET),
-    "empty": (b"", NO_PARQUET),
-    "its magic alone": (b"PAR1" + SECRET.encode() + b"PAR1", NO_PARQUET),
-    "JSON": (GOOD, NO_PARQUET),
-}
-BAD = {
-    **{f"JSON, {what}": (JSON, *case) for what, case in BAD_JSON.items()},
-    **{f"CSV, {what}": (CSV, *case) for what, case in BAD_CSV.items()},
-    **{f"Parquet, {what}": (PARQUET, *case) for what, case in BAD_PARQUET.items()},
-}
 
 
 @pytest.mark.parametrize("bad", BAD)
@@ -502,21 +312,9 @@ def test_a_bad_request_is_a_clean_400_with_one_sentence(proxy: Proxy, bad: str) 
     )
 
 
-@pytest.mark.parametrize(
-    ("headers", "said"),
-    [
-        ({"Content-Type": "text/plain"}, "the Content-Type must be application/json"),
-        ({"Content-Type": f"text/{SECRET}"}, "the Content-Type must be application/json"),
-        ({"Content-Type": f"application/json; {SECRET}=1"}, "without other parameters"),
-        ({"Content-Type": "application/json; charset=latin-1"}, "in UTF-8"),
-        ({"Content-Type": "multipart/form-data; boundary=x"}, "the Content-Type must be application/json"),
-        ({"Content-Type": ""}, "the Content-Type must be application/json"),
-        ({"Content-Type": "application/" + SECRET * 1000}, "the Content-Type must be application/json"),
-        (JSON | {"Content-Encoding": "gzip"}, "without a Content-Encoding"),
-        (JSON | {"Content-Encoding": SECRET}, "without a Content-Encoding"),
-    ],
-)
-def test_an_unknown_content_type_is_a_clean_415(proxy: Proxy, headers: dict[str, str], said: str) -> None:
+@pytest.mark.parametrize("kind", MEDIA_TYPES)
+def test_an_unknown_content_type_is_a_clean_415(proxy: Proxy, kind: str) -> None:
+    headers, said = MEDIA_TYPES[kind]
     with proxy.logging() as entries:
         answer = proxy.answer(GOOD, headers)
     assert answer.status == entries[0]["status"] == 415

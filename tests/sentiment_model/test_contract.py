@@ -33,6 +33,9 @@ def ask(model: SentimentModel, texts: list[object], params: dict[str, object] | 
     [
         (None, "is null"),
         (math.nan, "is null"),
+        (pd.NA, "is null"),
+        ("\0\u200b\x07 \ufeff", "is blank"),
+        ("None\0", "is 'None'"),
         ("", "is blank"),
         (" \n", "is blank"),
         ("None", "is 'None'"),
