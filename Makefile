@@ -17,6 +17,7 @@ VERSION ?=
 PERCENT ?= 10
 FORCE ?=
 KEEP ?=
+REQUESTS ?= 100000
 TO ?= backup.tar
 IMAGE ?= sentiment-classifier:latest
 FROM ?=
@@ -31,7 +32,7 @@ COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 STATE_OPTION = $(if $(STATE),--state '$(STATE)')
 
 .DEFAULT_GOAL := help
-.PHONY: help env data run test lint format serve stop canary canary-stop up train-docker down logs image image-smoke test-docker promote rollback history prune backup ui bench switches growth clean
+.PHONY: help env data run test lint format serve stop canary canary-stop up train-docker down logs image image-smoke test-docker fuzz promote rollback history prune backup ui bench switches growth clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +58,9 @@ test: env ## all tests that need no container
 
 test-docker: env ## the tests of images and containers, with a real engine
 	python -m pytest -m docker $(ARGS)
+
+fuzz: env ## generated requests to a real service, so many (REQUESTS=100000)
+	REQUESTS=$(REQUESTS) python -m pytest -s tests/inference/test_fuzz.py $(ARGS)
 
 lint: env ## ruff (lint, format) and mypy
 	ruff check .

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
+from pyarrow.lib import ArrowException
 
 from .contract import Answer, answer, explanations_asked, refusal, row_error
 from .ngrams import NgramScorer
@@ -54,9 +55,12 @@ class SentimentModel(PythonModel):
             A list and not a DataFrame: MLflow writes a null in a DataFrame as ``NaN``, which is not JSON.
         """
         most = explanations_asked(params)
-        (texts,) = (
-            model_input.to_numpy().T.tolist()
-        )  # to look the only column up by name takes ten times as long
+        try:
+            (texts,) = (
+                model_input.to_numpy().T.tolist()
+            )  # to look the column up by name takes ten times as long
+        except (UnicodeDecodeError, ArrowException):  # nobody has read the strings of a Parquet file yet
+            texts = [_read(model_input, row) for row in range(len(model_input))]
         errors = [row_error(text, row) for row, text in enumerate(texts)]
         scores = iter(
             self._scorer.log_odds(
@@ -68,3 +72,10 @@ class SentimentModel(PythonModel):
             for text, given in zip(texts, answers, strict=True):
                 given["explanation"] = None if given["error"] else self._scorer.explain(text, most)
         return answers
+
+
+def _read(rows: pd.DataFrame, row: int) -> object:
+    try:
+        return rows.iat[row, 0]
+    except UnicodeDecodeError:
+        return b""  # bytes, and no text

@@ -27,7 +27,10 @@ def body(**fields: object) -> bytes:
 
 
 def _json(pattern: str, item: str = "%s") -> Callable[[list[str]], Request]:
-    return lambda values: (JSON, (pattern % ", ".join(item % value for value in values)).encode())
+    def form(values: list[str]) -> Request:
+        return JSON, (pattern % ", ".join(item % value for value in values)).encode(errors="surrogatepass")
+
+    return form
 
 
 # a request of values that are written in JSON already
@@ -159,6 +162,11 @@ ODD: dict[str, tuple[Request, int, str]] = {
         (JSON, body(inputs=[[FIRST], [LAST]])),
         2,
         "each row says that its text is a list",
+    ),
+    "`messages`, `prompt` or `input` beside `text`": (
+        (JSON, body(text=FIRST, prompt="")),
+        1,
+        "**MLflow takes it for a prompt**: a list of one row, without `predictions`",
     ),
     "`inputs`, a text for the column": ((JSON, body(inputs={"text": FIRST})), 1, "one row"),
     "a byte order mark before JSON": (
