@@ -28,6 +28,7 @@ from inference.server import PATIENCE, ModelServer, marked
 from inference.watch import Seen, Watch
 from registry import canary
 from registry.digests import CONTENT, MANIFEST
+from registry.signatures import VERIFYING, key
 from registry.store import MODEL_NAME, store_name
 from registry.versions import PRODUCTION, PROMOTED_AT, REFUSED, Version, note, withdraw
 
@@ -609,6 +610,7 @@ def main(host: str, port: int, metrics_port: int, state: Path | None) -> None:
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # a registry that is away is said once, by us
     if port == metrics_port:
         raise FollowError(f"PORT and METRICS_PORT are both {port}; give one of them another number")
+    key(VERIFYING)  # one that cannot be used is said now, not at the next promotion
     find_haproxy()
     folder = state_folder(state, port)
     lock = FileLock(lock_of(folder))

@@ -19,6 +19,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from registry.digests import digests
 from registry.errors import RegistryError, VerificationError
+from registry.signatures import SIGNATURE, check_signature
 from registry.store import MODEL_NAME, store_name
 
 PRODUCTION = "Production"
@@ -129,7 +130,7 @@ def register(
     return _read(version)
 
 
-def fetch(version: Version, into: Path) -> Path:
+def fetch(version: Version, into: Path, to_sign: bool = False) -> Path:
     """Download a private copy of a version's files and verify it before anything loads it.
 
     Parameters
@@ -137,6 +138,8 @@ def fetch(version: Version, into: Path) -> Path:
     version : Version
     into : Path
         A folder that nobody else writes to.
+    to_sign : bool
+        Whether it may lack a signature, as it is about to be signed.
 
     Raises
     ------
@@ -151,23 +154,25 @@ def fetch(version: Version, into: Path) -> Path:
         copy = _download(uri, into)
     except (MlflowException, OSError) as error:
         raise VerificationError(f"{where} cannot be fetched: {error}") from None
-    verify(version, copy)
+    verify(version, copy, to_sign)
     return copy
 
 
-def verify(version: Version, copy: Path) -> None:
-    """Check that the files of a private copy are those that were registered.
+def verify(version: Version, copy: Path, to_sign: bool = False) -> None:
+    """Check that the files of a private copy are those that were registered, and signed if signatures are asked for.
 
     Parameters
     ----------
     version : Version
     copy : Path
         What :func:`fetch` returned, now or at an earlier time.
+    to_sign : bool
+        As for :func:`fetch`.
 
     Raises
     ------
     VerificationError
-        If a file is missing, added or changed, or the version carries no digest.
+        If a file is missing, added or changed, the version carries no digest, or its signature does not hold.
     """
     where = f"{MODEL_NAME} version {version.number}"
     try:
@@ -185,6 +190,8 @@ def verify(version: Version, copy: Path) -> None:
                 f"{where} is not what was registered: its {name} is {digest[:12]}…, the tag says "
                 f"{expected[:12]}…. Its files were changed; do not load it. Train a new version"
             )
+    if not to_sign:
+        check_signature(version.tags.get(SIGNATURE), copy, where)
 
 
 def _download(uri: str, into: Path) -> Path:

@@ -10,6 +10,7 @@ from mlflow.tracking import MlflowClient
 
 from data.options import Command
 from registry import stages
+from registry.signatures import SIGNATURE, SIGNING, key, sign
 from registry.stages import ROLLED_BACK, ProductionChangedError
 from registry.store import MODEL_NAME, connect
 from registry.versions import Version, check_examples, fetch, find, in_production
@@ -47,11 +48,12 @@ def promote(client: MlflowClient, version: str | int, force: bool = False) -> Ve
     for attempt in range(_TRIES):
         candidate = find(client, version)
         stages.refuse_rolled_back(candidate, force)
-        verify(candidate)
+        signature = verify(candidate)
         serving = in_production(client)
         champion = serving[0] if serving else None
         if champion and champion.number == candidate.number:
-            # only repairs what an interrupted promotion left undone: alias, audit trail
+            # only repairs what an interrupted promotion left undone: signature, alias, audit trail
+            note_signature(client, candidate, signature)
             stages.promote(client, candidate.number, candidate.number, "", force=True)
             click.echo(f"nothing to do: {MODEL_NAME} version {candidate.number} is in Production")
             return None
@@ -67,6 +69,7 @@ def promote(client: MlflowClient, version: str | int, force: bool = False) -> Ve
         reason = str(verdict)
         if force:
             reason = f"FORCED{' though rolled back before' * (ROLLED_BACK in candidate.tags)}, {verdict}"
+        note_signature(client, candidate, signature)
         try:
             stages.promote(client, candidate.number, champion.number if champion else None, reason, force)
         except ProductionChangedError:
@@ -78,10 +81,26 @@ def promote(client: MlflowClient, version: str | int, force: bool = False) -> Ve
     return verdict
 
 
-def verify(candidate: Version) -> None:
-    """Check that a version's files are those registered, and that it gives its own example answers."""
+def verify(candidate: Version) -> str | None:
+    """Check that a version's files are those registered, and that it gives its own example answers.
+
+    Returns
+    -------
+    str or None
+        A signature of those files, if a key is set.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        check_examples(fetch(candidate, Path(folder)))
+        copy = fetch(candidate, Path(folder), to_sign=key(SIGNING) is not None)
+        signature = sign(copy)
+        check_examples(copy)
+    return signature
+
+
+def note_signature(client: MlflowClient, candidate: Version, signature: str | None) -> None:
+    """Tag a version with its signature, if there is one."""
+    if signature:
+        client.set_model_version_tag(MODEL_NAME, str(candidate.number), SIGNATURE, signature)
+        click.echo(f"signed: {MODEL_NAME} version {candidate.number}")
 
 
 def gate(candidate: Version, champion: Version | None) -> Verdict:
