@@ -18,6 +18,7 @@ PERCENT ?= 10
 FORCE ?=
 KEEP ?=
 REQUESTS ?= 100000
+DURATION ?= 1800
 TO ?= backup.tar
 IMAGE ?= sentiment-classifier:latest
 FROM ?=
@@ -32,7 +33,7 @@ COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 STATE_OPTION = $(if $(STATE),--state '$(STATE)')
 
 .DEFAULT_GOAL := help
-.PHONY: help env data run test lint format serve stop canary canary-stop up train-docker down logs image image-smoke test-docker fuzz promote rollback history prune backup ui bench switches growth clean
+.PHONY: help env data run test lint format serve stop canary canary-stop up train-docker down logs image image-smoke test-docker fuzz soak promote rollback history prune backup ui bench switches growth clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +62,9 @@ test-docker: env ## the tests of images and containers, with a real engine
 
 fuzz: env ## generated requests to a real service, so many (REQUESTS=100000)
 	REQUESTS=$(REQUESTS) python -m pytest -s tests/inference/test_fuzz.py $(ARGS)
+
+soak: env ## a steady load on a real service, so long (DURATION=1800, in seconds); nothing may grow
+	DURATION=$(DURATION) python -m pytest -s tests/inference/test_soak.py $(ARGS)
 
 lint: env ## ruff (lint, format) and mypy
 	ruff check .
