@@ -173,6 +173,7 @@ class Project:
             if not name.startswith(("MLFLOW_", "MAKE", "PYTHONPATH"))
         }
         self.environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self.environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
     def run(self, *command: str, code: int | None = 0, timeout: float = 300) -> str:
         """Run a command to its end, check its exit code, and return all that it printed."""
