@@ -6,12 +6,13 @@ import hashlib
 import importlib.metadata
 import os
 import re
-import sys
 import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from typing import TextIO
 
 import requests
 from tqdm import tqdm
@@ -36,6 +37,8 @@ LABELS = {
 
 _MEMBER = re.compile(r"(?:\./)?aclImdb/(train|test)/(pos|neg)/[^/]+\.txt")
 _CHUNK = 1 << 16
+MAX_REVIEW = 10_000_000  # characters, or bytes in an archive; as long as the longest text that is tested
+MAX_UNPACKED = 1 << 30  # bytes; aclImdb has a third of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +170,7 @@ def read_aclimdb(path: Path) -> Iterator[RawRow]:
     try:
         # gzip and not tarfile's own "r|gz", which takes a truncated stream for a complete one
         with (
-            gzip.open(path) as unzipped,
+            _Bounded(path) as unzipped,
             tarfile.open(fileobj=unzipped, mode="r|") as archive,
             tqdm(desc=path.name, unit=" reviews", disable=None) as bar,
         ):
@@ -180,6 +183,9 @@ def read_aclimdb(path: Path) -> Iterator[RawRow]:
                 split, label = match.groups()
                 found += 1
                 bar.update()
+                if member.size > MAX_REVIEW:
+                    yield RawRow(member.name, "", "", fault=f"longer than {MAX_REVIEW:,} bytes")
+                    continue
                 yield _decoded(member.name, file.read(), LABELS[label], split)
             while unzipped.read(_CHUNK):
                 pass  # to the checksum at the end
@@ -187,6 +193,21 @@ def read_aclimdb(path: Path) -> Iterator[RawRow]:
         raise DataError(f"{path}: damaged archive after {found} reviews ({error})") from None
     if not found:
         raise DataError(f"{path}: no aclImdb/(train|test)/(pos|neg)/*.txt inside")
+
+
+class _Bounded(gzip.GzipFile):
+    """A compressed archive that ends with an error where it unpacks to more than ``MAX_UNPACKED``.
+
+    Whatever its headers claim, `tarfile` then reads no more than that into memory.
+    """
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell() > MAX_UNPACKED:
+            raise DataError(
+                f"{self.name}: unpacks to more than {MAX_UNPACKED >> 30} GiB, which is no archive of reviews; "
+                "give a CSV"
+            )
+        return super().read(size)
 
 
 def _decoded(name: str, raw: bytes, sentiment: str, split: str) -> RawRow:
@@ -212,11 +233,11 @@ def read_csv(path: Path, default_source: str) -> Iterator[RawRow]:
     with path.open("rb") as head:
         bom = head.read(2)
     encoding = "utf-16" if bom in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    csv.field_size_limit(MAX_REVIEW)
     # a wrong byte must not cost more than its row: as a surrogate in UTF-8, as U+FFFD in UTF-16
     errors = "replace" if encoding == "utf-16" else "surrogateescape"
     with path.open(encoding=encoding, errors=errors, newline="") as file:
-        records = csv.reader(file, strict=True)
+        records = csv.reader(_lines(file, path), strict=True)
         try:
             header = [name.strip().lower() for name in next(records)]
         except StopIteration:
@@ -228,7 +249,7 @@ def read_csv(path: Path, default_source: str) -> Iterator[RawRow]:
         label = columns.get("sentiment", columns.get("label"))
         if text is None or label is None:
             raise DataError(
-                f"{path}, line 1: the columns are {', '.join(map(repr, header))}; "
+                f"{path}, line 1: the columns are {_shown(header)}; "
                 "expected 'review' and 'sentiment', or 'text' and 'label', separated by commas"
             )
         split, source = columns.get("split"), columns.get("source")
@@ -262,6 +283,24 @@ def read_csv(path: Path, default_source: str) -> Iterator[RawRow]:
                 (record[source] if source is not None else "") or default_source,
                 fault,
             )
+
+
+def _lines(file: TextIO, path: Path) -> Iterator[str]:
+    """Yield lines, and never read one of any length into memory."""
+    for number in count(1):
+        line = file.readline(2 * MAX_REVIEW)
+        if len(line) == 2 * MAX_REVIEW:
+            raise DataError(
+                f"{path}, line {number}: longer than {2 * MAX_REVIEW:,} characters; is it a CSV of reviews?"
+            )
+        if not line:
+            return
+        yield line
+
+
+def _shown(header: list[str]) -> str:
+    names = [repr(name if len(name) <= 40 else f"{name[:40]}…") for name in header[:10]]
+    return ", ".join(names) + (f" and {len(header) - 10} more" if len(header) > 10 else "")
 
 
 def _decoded_whole(text: str, encoding: str) -> bool:

@@ -1,17 +1,21 @@
 import functools
+import gzip
 import http.server
 import io
 import os
+import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from data import sources
 from data.errors import DataError
-from data.sources import download, locate, read, read_aclimdb, read_csv, sha256_of
+from data.sources import MAX_UNPACKED, download, locate, read, read_aclimdb, read_csv, sha256_of
 from data.table import build
 
 
@@ -147,6 +151,96 @@ def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
         pass
     with pytest.raises(DataError, match="no aclImdb"):
         list(read_aclimdb(path))
+
+
+def memory_to_ingest(path: Path) -> tuple[int, str]:
+    """Return the peak memory (bytes) of a process that reads a source, and what it said in the end."""
+    program = (
+        "import resource, sys, data.sources as s\n"
+        "from pathlib import Path\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "said = 'read'\n"
+        "try:\n"
+        "    for row in s.read('', Path(sys.argv[1])): said = row.fault or said\n"
+        "except s.DataError as error: said = error.message\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, said)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True, timeout=120
+    )
+    grown, said = done.stdout.split(" ", 1)
+    return 1024 * int(grown), said
+
+
+def write_zeros(file: IO[bytes] | gzip.GzipFile, size: int) -> None:
+    block = bytes(1 << 20)
+    for _ in range(size // len(block)):
+        file.write(block)
+
+
+def bomb(path: Path, name: str, kind: bytes, size: int) -> Path:
+    """Write an archive of one member of so many zeros."""
+    member = tarfile.TarInfo(name)
+    member.size, member.type = size, kind
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(member.tobuf())
+        write_zeros(file, size)
+        file.write(bytes(1024))
+    return path
+
+
+@pytest.mark.parametrize("name", ["aclImdb/train/pos/0_9.txt", "aclImdb/other"])
+def test_an_archive_that_unpacks_to_too_much_is_refused_and_takes_no_memory(
+    tmp_path: Path, name: str
+) -> None:
+    size = 2 * MAX_UNPACKED
+    path = bomb(tmp_path / "bomb.tar.gz", name, tarfile.REGTYPE, size)
+    assert path.stat().st_size < size / 100
+    grown, said = memory_to_ingest(path)
+    assert "unpacks to more than 1 GiB" in said
+    assert grown < 100 << 20
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME], ids=["pax", "gnu"])
+def test_a_header_that_claims_to_be_huge_takes_no_more_memory_than_the_bound(
+    tmp_path: Path, kind: bytes
+) -> None:
+    grown, said = memory_to_ingest(bomb(tmp_path / "bomb.tar.gz", "x", kind, 3 * MAX_UNPACKED))
+    assert "unpacks to more than 1 GiB" in said
+    assert grown < 1.5 * MAX_UNPACKED
+
+
+def test_a_huge_review_in_an_archive_is_set_aside(tmp_path: Path) -> None:
+    path = bomb(tmp_path / "bomb.tar.gz", "aclImdb/train/pos/0_9.txt", tarfile.REGTYPE, 100 << 20)
+    grown, said = memory_to_ingest(path)
+    assert said.strip() == "longer than 10,000,000 bytes"
+    assert grown < 50 << 20
+
+
+def test_a_csv_of_one_endless_line_is_refused_and_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.csv"
+    with path.open("wb") as file:
+        file.write(b"review,sentiment\n")
+        write_zeros(file, 1 << 30)
+    grown, said = memory_to_ingest(path)
+    assert "line 2: longer than 20,000,000 characters" in said
+    assert grown < 200 << 20
+
+
+def test_a_huge_field_costs_its_row_alone(tmp_path: Path) -> None:
+    good = "".join(f"film number {i},positive\n" for i in range(50))
+    content = f"review,sentiment\n{good}{'a' * 10_000_001},positive\n{good}"
+    rows = list(read_csv(csv_file(tmp_path, content), "csv"))
+    assert [row.where for row in rows if row.fault] == ["line 52"]
+    assert len(rows) == 101
+    whole = f"review,sentiment\n{'a' * 10_000_000},positive\n"
+    assert not next(read_csv(csv_file(tmp_path, whole), "csv")).fault
+
+
+def test_a_header_of_a_million_columns_is_told_in_few_words(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"and 999990 more; expected") as caught:
+        list(read_csv(csv_file(tmp_path, ",".join(["x" * 9] * 10**6) + "\n1\n"), "csv"))
+    assert len(caught.value.message) < 500
 
 
 class RangeServer(http.server.SimpleHTTPRequestHandler):
