@@ -84,7 +84,13 @@ def ingest(source: str, test_size: float, out: Path = TABLE) -> dict[str, Any]:
             return summary
         reviews = build(read(source, path), test_size, origin=source)
         _keep_if_edited(out)
-        return _write_all(reviews, request, out)
+        try:
+            return _write_all(reviews, request, out)
+        except OSError as error:
+            raise DataError(
+                f"{out} and what stands beside it cannot be written ({error.strerror}); mend that and run again, "
+                "or give another file: --out (-P out=)"
+            ) from None
 
 
 def _write_all(reviews: Reviews, request: dict[str, Any], out: Path) -> dict[str, Any]:

@@ -3,14 +3,19 @@
 MLflow does not check the types of MLproject parameters; these do, before any work.
 """
 
+import errno
 import math
+import sqlite3
 from typing import Any
 
 import click
 
+_NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+_NO_STORE = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_BUSY")
+
 
 class Command(click.Command):
-    """A command whose usage errors are one line."""
+    """A command whose usage errors are one line, and so is a disk that is full or may not be written."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Parse the arguments; a wrong one raises without the usage text around it."""
@@ -19,6 +24,37 @@ class Command(click.Command):
         except click.UsageError as error:
             error.ctx = None
             raise
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; where it could not write, say so without a stack trace.
+
+        Raises
+        ------
+        ClickException
+            If the disk is full, broken or read-only, for files or for the store.
+        """
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if (told := _told(error)) is None:
+                raise
+            raise click.ClickException(
+                f"{told}. What was there before is whole; mend that and run again"
+            ) from None
+
+
+def _told(error: BaseException | None) -> str | None:
+    """Return what could not be written, if that is what ended a command: the first such fault."""
+    told = None
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NO_PLACE:
+            told = f"{error.filename or 'a file'} cannot be written ({error.strerror})"
+        elif isinstance(error, sqlite3.Error) and error.sqlite_errorname.startswith(_NO_STORE):
+            told = f"the tracking store cannot be written ({error})"
+        error = error.__cause__ or error.__context__
+    return told
 
 
 class Number(click.ParamType):

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import mlflow
@@ -87,7 +87,7 @@ def promote(client: MlflowClient, version: int, replacing: int | None, reason: s
         if current == version:
             _make_production(client, version)
             return
-        event = Event(_now(), "promote", version, current, _user(), reason)
+        event = Event(_now(client), "promote", version, current, _user(), reason)
         client.set_registered_model_tag(MODEL_NAME, _PENDING, json.dumps(asdict(event)))
         if candidate.tags.get(ROLLED_BACK):
             client.delete_model_version_tag(MODEL_NAME, str(version), ROLLED_BACK)
@@ -143,7 +143,7 @@ def rollback(client: MlflowClient, leaving: int | None, reason: str) -> tuple[in
                     f"{error.message}. Nothing was changed; 'make history' shows the versions, "
                     "'make promote VERSION=n' promotes another one"
                 ) from None
-        event = Event(_now(), "rollback", target.number, current.number, _user(), reason)
+        event = Event(_now(client), "rollback", target.number, current.number, _user(), reason)
         client.set_registered_model_tag(MODEL_NAME, _PENDING, json.dumps(asdict(event)))
         client.set_model_version_tag(MODEL_NAME, str(current.number), ROLLED_BACK, event.at)
         finish_pending(client, move=True)
@@ -228,7 +228,9 @@ def rollback_target(client: MlflowClient, current: Version) -> Version:
 
 def _make_production(client: MlflowClient, version: int) -> None:
     """Move ``version`` to Production and repair until it, or a later promotion, stands there alone."""
-    client.set_model_version_tag(MODEL_NAME, str(version), PROMOTED_AT, str(time.time_ns()))
+    # a clock that was set back must not make an older promotion the last one
+    latest = max(int(known.tags.get(PROMOTED_AT, 0)) for known in all_versions(client))
+    client.set_model_version_tag(MODEL_NAME, str(version), PROMOTED_AT, str(max(time.time_ns(), latest + 1)))
     _transition(client, version, PRODUCTION)
     for _ in range(_ROUNDS):
         serving = sorted(in_production(client), key=lambda v: int(v.tags.get(PROMOTED_AT, 0)))
@@ -264,8 +266,12 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+def _now(client: MlflowClient) -> str:
+    """Return the time, or where the clock was set back since, the moment after the last event."""
+    now = datetime.now(UTC)
+    if known := history(client):
+        now = max(now, datetime.fromisoformat(known[-1].at) + timedelta(microseconds=1))
+    return now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 @contextmanager

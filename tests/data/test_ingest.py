@@ -97,7 +97,7 @@ def test_a_write_that_breaks_off_leaves_the_old_table(
 
     with monkeypatch.context() as broken:
         broken.setattr(module, "_write_csv", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(DataError, match=r"imdb.csv.* cannot be written \(No space left"):
             ingest(str(source), 0.3, out)
     monkeypatch.undo()
     assert not list(tmp_path.glob(".*part"))

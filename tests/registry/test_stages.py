@@ -1,10 +1,13 @@
 import subprocess
 import sys
+import time
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
 
+from registry import stages
 from registry.errors import RegistryError, VerificationError
 from registry.stages import ProductionChangedError, history, promote, rollback
 from registry.store import MODEL_NAME
@@ -49,6 +52,49 @@ def test_history_says_who_when_and_why(four: MlflowClient) -> None:
     events = [(e.action, e.version, e.replaced, e.reason) for e in history(four)]
     assert events == [("promote", 1, None, "test"), ("promote", 2, 1, "test"), ("rollback", 1, 2, "too slow")]
     assert all(event.by and event.at.endswith("Z") for event in history(four))
+
+
+def test_a_clock_that_is_set_back_changes_no_order(
+    four: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(four, 1)
+    go(four, 2)
+
+    class Yesterday(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Yesterday":
+            return super().now(tz) - timedelta(days=1)
+
+    monkeypatch.setattr(stages, "datetime", Yesterday)
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() - 86_400 * 10**9)
+    go(four, 3)
+    go(four, 4)
+    assert [event.version for event in history(four)] == [1, 2, 3, 4]
+    assert rollback(four, None, "bad") == (4, 3)
+    assert rollback(four, None, "bad, too") == (3, 2)
+
+
+def test_a_clock_that_is_set_back_makes_no_older_promotion_the_last(
+    four: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(four, 1)
+    real, move = time.time_ns, stages._transition
+    moved: list[int] = []
+
+    def raced(client: MlflowClient, version: int, stage: str) -> None:
+        """Move a version, and the first time have the old one put back by other means."""
+        move(client, version, stage)
+        if not moved:
+            moved.append(version)
+            with pytest.warns(FutureWarning):
+                client.transition_model_version_stage(MODEL_NAME, "1", "Production")
+
+    monkeypatch.setattr(time, "time_ns", lambda: real() - 86_400 * 10**9)
+    monkeypatch.setattr(stages, "_transition", raced)
+    go(four, 2)
+    assert moved == [2]
+    assert production(four) == [2]
 
 
 def test_history_outlives_a_deleted_version(four: MlflowClient) -> None:

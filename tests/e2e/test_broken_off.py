@@ -1,4 +1,4 @@
-"""kill -9 at any moment: what is there is whole, one version serves, and the same command finishes.
+"""kill -9 at any moment, a disk that is full or read-only: what is there is whole, and the same command finishes.
 
 ``KILLS=30`` in the environment kills each command so often; once is enough for each run of the tests.
 """
@@ -108,6 +108,57 @@ def test_rolling_back(trained_twice: Project) -> None:
         assert check_whole(trained_twice) in (1, last)
         trained_twice.run(*back)
         assert check_whole(trained_twice) == 1
+
+
+def shut(command: list[str], *options: str, before: str = "true") -> list[str]:
+    """Return a command in namespaces of its own, in which ``before`` has been run."""
+    inside = ["unshare", "--user", "--map-root-user", *options]
+    tried = subprocess.run([*inside, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"no namespaces here: {tried.stderr.strip()}")
+    return [*inside, "sh", "-c", f'{before} && exec "$@"', "sh", *command]
+
+
+def test_no_room_on_the_disk(trained_twice: Project) -> None:
+    """No file may grow beyond a limit, which is doubled until the command succeeds."""
+    versions, steps = len(all_versions(trained_twice.client())), set()
+    for power in range(5, 17):
+        # other rows than before: the table is written anew
+        command = [*TRAIN, "--test-size", f"0.{10 + power}"]
+        told = trained_twice.run("prlimit", f"--fsize={2**power * 1024}", *command, code=None)
+        check_whole(trained_twice)
+        if "is in Production" in told:
+            break
+        assert len(all_versions(trained_twice.client())) == versions
+        last = told.strip().splitlines()[-1]
+        assert last.startswith("Error: "), told
+        assert "cannot be written" in last
+        steps.add(last.split(" cannot be written")[0].rsplit(" ", 1)[-1])
+    else:
+        pytest.fail("it never succeeded")
+    assert check_whole(trained_twice) == versions + 1
+    assert len(steps) > 1, "more than one kind of file had its turn"
+
+
+@pytest.mark.parametrize("folder", ["data", "mlruns"])
+def test_a_read_only_folder(trained_twice: Project, folder: str) -> None:
+    versions = len(all_versions(trained_twice.client()))
+    where = trained_twice.folder / folder
+    locked = f"mount --bind {where} {where} && mount -o remount,bind,ro {where}"
+    command = [*TRAIN, "--test-size", "0.3"]
+    told = trained_twice.run(*shut(command, "--mount", before=locked), code=1)
+    assert f"/{folder}" in told.strip().splitlines()[-1]
+    assert "cannot be written" in told.strip().splitlines()[-1]
+    check_whole(trained_twice)
+    assert len(all_versions(trained_twice.client())) == versions
+
+
+def test_without_a_network_it_trains_and_answers(trained_twice: Project) -> None:
+    versions = len(all_versions(trained_twice.client()))
+    lo = "ip link set lo up"
+    told = trained_twice.run(*shut(TRAIN, "--net"))
+    assert f"version {versions + 1} is in Production" in told
+    assert "positive" in trained_twice.run(*shut(["python", "-m", "inference.smoke"], "--net", before=lo))
 
 
 def test_ingesting(tmp_path: Path, all_reviews: pd.DataFrame) -> None:
