@@ -33,7 +33,7 @@ COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 STATE_OPTION = $(if $(STATE),--state '$(STATE)')
 
 .DEFAULT_GOAL := help
-.PHONY: help env data run test lint format serve stop canary canary-stop up train-docker down logs image image-smoke test-docker fuzz soak promote rollback history prune backup ui bench switches growth clean
+.PHONY: help env data run test lint format serve stop canary canary-stop up train-docker down logs image image-smoke test-docker fuzz soak audit promote rollback history prune backup ui bench switches growth clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,11 @@ fuzz: env ## generated requests to a real service, so many (REQUESTS=100000)
 
 soak: env ## a steady load on a real service, so long (DURATION=1800, in seconds); nothing may grow
 	DURATION=$(DURATION) python -m pytest -s tests/inference/test_soak.py $(ARGS)
+
+audit: env ## known vulnerabilities of what is installed, as PyPI knows them, and its licenses
+	pip-licenses --from=mixed
+	@# --strict: what PyPI could not be asked of is not called harmless
+	pip-audit --local --strict --progress-spinner off $(ARGS)
 
 lint: env ## ruff (lint, format) and mypy
 	ruff check .

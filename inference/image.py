@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 
 import click
+from cyclonedx.model.component import ComponentType
 
 from inference.server import ServeError, compare
 from registry.digests import CONTENT, MANIFEST
+from registry.sbom import bill_of_materials
 from registry.store import MODEL_NAME, connect
 from registry.versions import PRODUCTION, fetch, find
 
@@ -53,7 +55,14 @@ def build(image: str, wanted: str) -> None:
         for name, value in labels.items():
             command += ["--label", f"{LABEL}.{name}={value}"]
         _run([*command, "--file", str(DOCKERFILE), folder])
-    click.echo(f"built: {image}, {MODEL_NAME} version {version.number}; next: make image-smoke IMAGE={image}")
+    sbom = Path(re.sub(r"[/:]", "-", image) + ".cdx.json")
+    python = ["docker", "run", "--rm", "--network", "none", "--entrypoint", "python", image]
+    bill = bill_of_materials(python, ComponentType.CONTAINER, image, version.tags[MANIFEST])
+    sbom.write_text(bill + "\n", encoding="utf-8")
+    click.echo(
+        f"built: {image}, {MODEL_NAME} version {version.number}; its Python packages: {sbom}; "
+        f"next: make image-smoke IMAGE={image}"
+    )
 
 
 @main.command(help="Start an image without any network, and ask it the model's own example texts.")

@@ -91,7 +91,7 @@ def test_direct_dependencies_are_pinned_exactly(name: str) -> None:
     assert lines == sorted(lines, key=lambda line: line.lower().split("==")[0])
     for line in lines:
         assert re.fullmatch(
-            r"[A-Za-z0-9_-]+(\[[a-z0-9]+\])?==[0-9][0-9a-z.]*(; sys_platform != \"win32\")?", line
+            r"[A-Za-z0-9_-]+(\[[a-z0-9-]+\])?==[0-9][0-9a-z.]*(; sys_platform != \"win32\")?", line
         ), line
 
 

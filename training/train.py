@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+import sys
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import click
 import cloudpickle
 import mlflow
 import pandas as pd
+from cyclonedx.model.component import ComponentType
 from mlflow.data.pandas_dataset import from_pandas
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from sklearn.pipeline import Pipeline
@@ -22,6 +24,7 @@ from data.ingest import TABLE, read_summary
 from data.options import Command
 from data.table import read_table, row_hash
 from registry.digests import file_digest
+from registry.sbom import bill_of_materials
 from registry.store import MODEL_NAME, connect
 from registry.versions import register
 from sentiment_model.contract import answer
@@ -37,6 +40,7 @@ from training.plots import judgement_plots, strongest_ngrams_plot
 from training.steps import PATIENT, run, step
 
 TRAINED_ON = "data/trained_on.parquet"
+SBOM = "sbom.cdx.json"
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,9 @@ def log_context(run_id: str, table: pd.DataFrame, summary: dict[str, Any], setti
         },
     }
     mlflow.log_dict(environment, "environment.json")
+    mlflow.log_text(
+        bill_of_materials([sys.executable], ComponentType.MACHINE_LEARNING_MODEL, MODEL_NAME, run_id), SBOM
+    )
 
 
 def log_predictions(held_out: pd.DataFrame, table: pd.DataFrame, folder: Path) -> str:

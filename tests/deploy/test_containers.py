@@ -299,6 +299,7 @@ def test_old_versions_are_pruned_through_the_server(system: System) -> None:
 @pytest.mark.docker
 def test_an_image_of_the_version_in_production(system: System) -> None:
     image = f"{system.project}-image:1"
+    bill = ROOT / f"{system.project}-image-1.cdx.json"
     number = system.ready()[1]
     version = MlflowClient(system.registry).get_model_version("SentimentClassifier", number)
     try:
@@ -307,6 +308,9 @@ def test_an_image_of_the_version_in_production(system: System) -> None:
         labels = json.loads(docker("inspect", "--format", "{{json .Config.Labels}}", image))
         assert labels["sentiment.version"] == number
         assert labels["sentiment.run"] == version.run_id
+        names = {one["name"].lower() for one in json.loads(bill.read_text())["components"]}
+        assert {"mlflow", "numba", "pyarrow"} <= names
+        assert not {"pip", "pytest", "scikit-learn"} & names
         assert labels["sentiment.content_digest"] == version.tags["content_digest"]
         assert docker("inspect", "--format", "{{.Config.User}}", image) == "app"
         # without any network
@@ -347,6 +351,7 @@ def test_an_image_of_the_version_in_production(system: System) -> None:
         assert told.returncode != 0
         assert "the container of python:3.11.7-slim ended" in told.stdout
     finally:
+        bill.unlink(missing_ok=True)
         for name in (image, f"sentimentclassifier-built-by-mlflow:{version.tags['manifest'][:12]}"):
             subprocess.run(["docker", "rmi", "--force", name], capture_output=True)
 

@@ -1,0 +1,36 @@
+import importlib.metadata
+import json
+import sys
+
+import pytest
+from cyclonedx.model.component import ComponentType
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from registry.errors import RegistryError
+from registry.sbom import bill_of_materials
+from tests.conftest import ROOT
+
+
+def test_every_package_stands_in_it_by_the_standard() -> None:
+    text = bill_of_materials([sys.executable], ComponentType.MACHINE_LEARNING_MODEL, "Model", "1")
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    bill = json.loads(text)
+    found = {canonicalize_name(one["name"]): one["version"] for one in bill["components"]}
+    assert found == {
+        canonicalize_name(one.metadata["Name"]): one.version for one in importlib.metadata.distributions()
+    }
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            pin = Requirement(line)
+            assert pin.specifier.contains(found[canonicalize_name(pin.name)]), pin
+    assert bill["metadata"]["component"]["name"] == "Model"
+    unlicensed = [one["name"] for one in bill["components"] if not one.get("licenses")]
+    assert len(unlicensed) < 10, unlicensed
+
+
+def test_an_interpreter_that_is_not_there_is_no_empty_bill() -> None:
+    with pytest.raises(RegistryError, match="does not say which packages it has"):
+        bill_of_materials(["false"], ComponentType.CONTAINER, "image", "1")
