@@ -22,6 +22,11 @@ MAX_BAD_SHARE = 0.05
 _SALT = b"sentiment-split-1:"
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _WORD = re.compile(r"\w+")
+# Python sorts a run of combining marks in time quadratic in its length; they are no words, so that longer ones need not be sorted
+_COMBINING = "".join(
+    c for c in map(chr, range(0x1F000)) if unicodedata.combining(unicodedata.normalize("NFKD", c)[0])
+)
+_PILE = re.compile(f"[{_COMBINING}]{{31,}}")
 _SOURCE = re.compile(r"(?!(?:cv|data|seconds)$)[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
 
@@ -39,8 +44,10 @@ def row_hash(review: str) -> str:
 
     Case, punctuation, markup and white space do not count, so that copies of one review stay together.
     """
-    text = unicodedata.normalize("NFKC", _TAG.sub(" ", html.unescape(review))).casefold()
-    words = " ".join(_WORD.findall(text)) or review.strip()
+    text = _TAG.sub(" ", html.unescape(review))
+    if not unicodedata.is_normalized("NFKC", text):
+        text = unicodedata.normalize("NFKC", _PILE.sub(" ", text))
+    words = " ".join(_WORD.findall(text.casefold())) or review.strip()
     return hashlib.sha256(_SALT + words.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

@@ -80,6 +80,7 @@ TEXTS = {
     "N/A": "N/A",
     "None, and more": "None of it works.",
     "1 MB": "A wonderful film. " * 58_000,
+    "1 MB of combining marks": "e" + "\u0301\u0327" * 250_000,  # to sort them all took minutes
     "10 MB": "A dull film. " * 800_000,
 }
 NOT_IN_CSV = {

@@ -1,5 +1,6 @@
 """The model card: what the version is, how good, how to call it, where it fails."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -63,7 +64,7 @@ def model_card(
             "",
             "## Data",
             "",
-            f"Source `{summary['source']}`, table sha256 `{summary['table_sha256'][:16]}…`: {counts}; "
+            f"Source {_code([summary['source']])}, table sha256 `{summary['table_sha256'][:16]}…`: {counts}; "
             f"{summary['duplicates']} duplicates dropped, {summary['rejected']} rows set aside. "
             f"The metrics are of a model that never saw the held-out rows; the registered model was then "
             f"fitted on all {rows:,} rows.",
@@ -93,6 +94,6 @@ def model_card(
     )
 
 
-def _code(ngrams: pd.Series) -> str:
-    """Return n-grams as Markdown code that no character of theirs can leave."""
-    return ", ".join(f"`{ngram.replace('`', 'ˋ')}`" for ngram in ngrams)
+def _code(texts: Iterable[str]) -> str:
+    """Return texts as Markdown code that no character of theirs can leave."""
+    return ", ".join(f"`{' '.join(text.replace('`', 'ˋ').split())}`" for text in texts)

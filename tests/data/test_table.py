@@ -1,3 +1,5 @@
+import time
+
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -28,6 +30,16 @@ def test_case_markup_and_punctuation_do_not_make_another_row(copy: str) -> None:
 
 def test_texts_without_words_are_told_apart() -> None:
     assert row_hash("😀") != row_hash("😡")
+
+
+@pytest.mark.parametrize(
+    "marks", ["\u0301\u0327", "\u0f73", "\uff9e\u0301", "\U0001d165\U0001d167", "&#x301;&#x327;"]
+)
+def test_a_pile_of_marks_is_hashed_at_once(marks: str) -> None:
+    start = time.perf_counter()
+    assert row_hash("e" + marks * 100_000 + " b") == row_hash("e b")
+    assert time.perf_counter() - start < 5, "sorted, it takes minutes"
+    assert row_hash("e" + "\u0327\u0301" * 5) == row_hash("e" + "\u0301\u0327" * 5)
 
 
 @given(st.text(min_size=1), st.floats(0.01, 0.99), st.floats(0.01, 0.99))

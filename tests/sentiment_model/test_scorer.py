@@ -15,6 +15,7 @@ from scipy.special import expit
 from sentiment_model.cleaning import tokenize
 from sentiment_model.compiled import kernels
 from sentiment_model.ngrams import NgramScorer, Settings, ngrams
+from tests.sentiment_model.test_cleaning import ratios
 from training.explain import ngram_table
 from training.export import write_scorer
 
@@ -344,3 +345,9 @@ def test_the_table_is_plain_data(fitted, tmp_path: Path) -> None:
     assert list(table.columns) == ["ngram", "idf", "weight"]
     assert table["ngram"].is_monotonic_increasing
     assert len(table) == len(fitted.pipeline[0].vocabulary_)
+
+
+def test_no_pair_of_characters_takes_much_longer_than_prose_to_score(scorer: NgramScorer) -> None:
+    found = ratios(lambda text: scorer.log_odds([text]), 40_000, per_token=False)
+    print(found)
+    assert max(found.values()) < 60, "quadratic ones take hundreds of times as long"
