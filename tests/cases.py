@@ -159,10 +159,10 @@ ODD: dict[str, tuple[Request, int, str]] = {
         1,
         "**MLflow drops the row**: one answer less than rows; send `dataframe_records`",
     ),
-    "`inputs`, texts one by one in lists": (
+    "`inputs`, `instances`, all texts in lists": (
         (JSON, body(inputs=[[FIRST], [LAST]])),
         2,
-        "each row says that its text is a list",
+        "each row says that its text is of type list",
     ),
     "`messages`, `prompt` or `input` beside `text`": (
         (JSON, body(text=FIRST, prompt="")),
@@ -202,12 +202,13 @@ ODD: dict[str, tuple[Request, int, str]] = {
         1,
         "**pandas ends the field there**",
     ),
-    "10,000 rows": (
-        (JSON, body(inputs=[FIRST] * 10_000)),
+}
+for form, request in FORMS.items():
+    ODD[f"`{form}`, 10,000 rows"] = (
+        request([json.dumps(FIRST)] * 10_000),
         10_000,
         "16 MiB of body is the bound, not the rows",
-    ),
-}
+    )
 
 NOT_JSON = "the body is not JSON in UTF-8"
 KEYS = "exactly one of the keys inputs, instances, dataframe_split and dataframe_records"
@@ -353,6 +354,8 @@ BAD_CSV: dict[str, tuple[bytes, str]] = {
     "invalid UTF-8": (f"text\n{SECRET}".encode() + b"\xff\n", NO_UTF8),
     "an unknown column": (f"review\n{SECRET}\n".encode(), NO_COLUMN),
     "no first line": (f"{SECRET}\n".encode(), NO_COLUMN),
+    "semicolons": (f"text;stars\n{SECRET};5\n".encode(), NO_COLUMN),
+    "tabs": (f"text\tstars\n{SECRET}\t5\n".encode(), NO_COLUMN),
     "JSON": (GOOD, NO_COLUMN),
     "3,000 columns": (",".join(f"{SECRET}{n}" for n in range(3000)).encode(), NO_COLUMN),
     "NULs": (b"\0" * 100, NO_COLUMN),

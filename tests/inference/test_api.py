@@ -82,12 +82,29 @@ def test_a_value_that_is_no_text_answers_in_its_row(model_server: int, value: st
     assert_row(row, reason)
 
 
-def assert_row(row: dict[str, Any], reason: str) -> None:
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("value", VALUES)
+def test_a_batch_of_nothing_but_such_values_answers_alike(model_server: int, value: str, form: str) -> None:
+    written, *reasons = VALUES[value]
+    reason = reasons[0 if form.startswith("dataframe") else 2 if " by " in form else 1]
+    for count in (1, 2):
+        answer = post(model_server, FORMS[form]([written] * count))
+        if value == "a list":  # which MLflow refuses among texts alone
+            reason = "text is of type list"
+        elif reason == REFUSED:
+            assert answer.status_code == 400
+            continue
+        rows = answer.json()["predictions"]
+        assert len(rows) == count
+        assert_row(rows[-1], reason, count - 1)
+
+
+def assert_row(row: dict[str, Any], reason: str, number: int = 1) -> None:
     if reason == SCORED:
         assert row["error"] is None
         assert row["sentiment"] in {"positive", "negative"}
     else:
-        expected = f"row 1: {reason}; send a non-empty string"
+        expected = f"row {number}: {reason}; send a non-empty string"
         assert row == {"sentiment": None, "confidence": None, "error": expected}
 
 
