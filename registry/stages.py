@@ -89,8 +89,6 @@ def promote(client: MlflowClient, version: int, replacing: int | None, reason: s
             return
         event = Event(_now(client), "promote", version, current, _user(), reason)
         client.set_registered_model_tag(MODEL_NAME, _PENDING, json.dumps(asdict(event)))
-        if candidate.tags.get(ROLLED_BACK):
-            client.delete_model_version_tag(MODEL_NAME, str(version), ROLLED_BACK)
         finish_pending(client, move=True)
 
 
@@ -145,7 +143,6 @@ def rollback(client: MlflowClient, leaving: int | None, reason: str) -> tuple[in
                 ) from None
         event = Event(_now(client), "rollback", target.number, current.number, _user(), reason)
         client.set_registered_model_tag(MODEL_NAME, _PENDING, json.dumps(asdict(event)))
-        client.set_model_version_tag(MODEL_NAME, str(current.number), ROLLED_BACK, event.at)
         finish_pending(client, move=True)
         return current.number, target.number
 
@@ -166,6 +163,11 @@ def finish_pending(client: MlflowClient, move: bool = False) -> Event | None:
     -------
     Event or None
         What was finished.
+
+    Raises
+    ------
+    RegistryError
+        If the version was deleted meanwhile; the one that it would have replaced is in Production again.
     """
     announced = tags(client).get(_PENDING)
     if announced is None:
@@ -176,11 +178,44 @@ def finish_pending(client: MlflowClient, move: bool = False) -> Event | None:
             client.delete_model_version_tag(MODEL_NAME, str(event.replaced), ROLLED_BACK)
         client.delete_registered_model_tag(MODEL_NAME, _PENDING)
         return None
-    _make_production(client, event.version)
+    try:
+        if move:
+            _mark(client, event)
+        _make_production(client, event.version)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        if any(v.number == event.version for v in all_versions(client)):  # it was the other one
+            return finish_pending(client, move)
+        _undo(client, event)
+        raise RegistryError(
+            f"version {event.version} was deleted meanwhile; "
+            f"version {_current(client) or 'none'} is in Production; run again"
+        ) from None
     canary.stop(client)  # what it was compared with is gone
     client.set_registered_model_tag(MODEL_NAME, f"{_AUDIT}{event.at}.v{event.version}", announced)
     client.delete_registered_model_tag(MODEL_NAME, _PENDING)
     return event
+
+
+def _mark(client: MlflowClient, event: Event) -> None:
+    """Mark what a rollback leaves, or take that mark off what is promoted."""
+    for version in all_versions(client):
+        if event.action == "rollback" and version.number == event.replaced:
+            client.set_model_version_tag(MODEL_NAME, str(version.number), ROLLED_BACK, event.at)
+        if event.action == "promote" and version.number == event.version and version.tags.get(ROLLED_BACK):
+            client.delete_model_version_tag(MODEL_NAME, str(version.number), ROLLED_BACK)
+
+
+def _undo(client: MlflowClient, event: Event) -> None:
+    """Put what a change would have replaced back, where nothing else took its place."""
+    for version in all_versions(client):
+        if version.number == event.replaced:
+            if event.action == "rollback":
+                client.delete_model_version_tag(MODEL_NAME, str(version.number), ROLLED_BACK)
+            if _current(client) in (None, version.number):
+                _make_production(client, version.number)
+    client.delete_registered_model_tag(MODEL_NAME, _PENDING)
 
 
 def _current(client: MlflowClient) -> int | None:

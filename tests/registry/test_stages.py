@@ -307,3 +307,71 @@ def test_eight_promotions_at_once_leave_one_version(four: MlflowClient) -> None:
     assert len(production(four)) == 1
     assert alias(four) == production(four)[0]
     assert history(four)[-1].version == production(four)[0]
+
+
+@pytest.mark.parametrize("deleted", ["the one that is promoted", "the one that it replaces"])
+@pytest.mark.parametrize("action", ["promote", "rollback"])
+def test_a_deletion_in_the_midst_of_it_leaves_one_version(
+    four: MlflowClient, monkeypatch: pytest.MonkeyPatch, action: str, deleted: str
+) -> None:
+    """Delete a version, as the UI does, before the Nth call, for N = 1, 2, 3 …, until all calls are over."""
+    template, delete = four.get_model_version(MODEL_NAME, "4"), four.delete_model_version
+    go(four, 3)
+    last = 0
+    for nth in range(1, 60, 2):
+        old, new = (
+            int(
+                four.create_model_version(
+                    MODEL_NAME, str(template.source), template.run_id, template.tags
+                ).version
+            )
+            for _ in range(2)
+        )
+        if action == "rollback":
+            go(four, new)
+        go(four, old, force=True)
+        going = new if deleted == "the one that is promoted" else old
+        calls = 0
+
+        def counted(name: str):
+            real = getattr(MlflowClient, name)
+
+            def call(self: MlflowClient, *args, **kwargs):
+                nonlocal calls
+                calls += 1
+                if calls == nth:  # noqa: B023 -- used within this turn of the loop
+                    delete(MODEL_NAME, str(going))  # noqa: B023
+                return real(self, *args, **kwargs)
+
+            return call
+
+        with monkeypatch.context() as counting:
+            for name in dir(MlflowClient):
+                if "model_version" in name or "registered_model" in name:
+                    counting.setattr(MlflowClient, name, counted(name))
+            try:
+                promote(four, new, old, "test", True) if action == "promote" else rollback(four, old, "test")
+                said = ""
+            except RegistryError as error:
+                said = error.message
+        left = {version.number for version in all_versions(four)}
+        if calls < nth:
+            assert going in left
+            break
+        assert going not in left
+        if not said:  # it was over, or took no notice
+            assert four.get_registered_model(MODEL_NAME).tags.keys().isdisjoint({"pending"})
+            if action == "rollback" and going == new and nth < 4:
+                assert len(production(four)) == 1, "it goes back to another"
+                continue
+            last = last or nth
+            assert production(four) == ([new] if going == old else [])
+        elif going == new:
+            assert not last
+            assert production(four) == [old]
+        else:
+            assert nth < 4, "there was nothing to replace any more"
+            assert production(four) == []
+            go(four, new)
+    assert 10 < nth < 59
+    assert (last > 10) == (deleted == "the one that is promoted")
