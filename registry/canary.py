@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from registry.store import MODEL_NAME
+from registry.store import MODEL_NAME, answering
 
 CANARY = "canary"
 STOPPED = "canary_stopped"
@@ -26,16 +26,18 @@ class Canary:
 def start(client: MlflowClient, version: int, percent: int, beside: int) -> None:
     """Ask for a canary; it replaces one that is there."""
     at = datetime.now(UTC).isoformat(timespec="milliseconds")
-    client.set_registered_model_tag(
-        MODEL_NAME, CANARY, json.dumps(asdict(Canary(version, percent, beside, at)))
-    )
+    with answering():
+        client.set_registered_model_tag(
+            MODEL_NAME, CANARY, json.dumps(asdict(Canary(version, percent, beside, at)))
+        )
 
 
 def stop(client: MlflowClient) -> Canary | None:
     """Take the canary back, and return what it was; None if there was none."""
     was = asked(client)
     if CANARY in client.get_registered_model(MODEL_NAME).tags:
-        client.delete_registered_model_tag(MODEL_NAME, CANARY)
+        with answering():
+            client.delete_registered_model_tag(MODEL_NAME, CANARY)
     return was
 
 

@@ -19,6 +19,10 @@ LIST = """
 import importlib.metadata, json
 found = {}
 for package in importlib.metadata.distributions():
+    # an image keeps what tells the version of pip, which MLflow asks for, and not pip
+    files = [file for file in package.files or [] if ".dist-info" not in str(file.parent)]
+    if files and not any(file.locate().exists() for file in files):
+        continue
     about = package.metadata
     classified = [c for c in about.get_all("Classifier") or [] if c.startswith("License :: ")]
     text = (about.get("License") or "").strip()

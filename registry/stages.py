@@ -26,7 +26,7 @@ from mlflow.tracking import MlflowClient
 
 from registry import canary
 from registry.errors import RegistryError, VerificationError
-from registry.store import MODEL_NAME
+from registry.store import MODEL_NAME, answering
 from registry.versions import PRODUCTION, PROMOTED_AT, Version, all_versions, fetch, find, in_production
 
 ALIAS = "production"
@@ -320,7 +320,7 @@ def turn(client: MlflowClient, patience: float = 120.0) -> Iterator[None]:
         folder.mkdir(mode=0o700, exist_ok=True)
         lock = folder / f"{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
     try:
-        with FileLock(lock, timeout=patience):
+        with FileLock(lock, timeout=patience), answering():
             yield
     except Timeout:
         raise RegistryError(

@@ -2,9 +2,13 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import click
 import mlflow
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from registry.errors import RegistryError
@@ -53,6 +57,36 @@ def connect(retries: int = 2) -> MlflowClient:
         ) from None
     os.environ[RETRIES] = given or str(retries)
     return client
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Say it in one line if a tracking server fails, does not answer any more, or does not allow something.
+
+    Raises
+    ------
+    RegistryError
+        If that is so.
+    """
+    try:
+        yield
+    except MlflowException as error:
+        first = error.__context__  # what ended the run before its end could not be written down
+        while first is not None and not isinstance(first, KeyboardInterrupt | click.ClickException):
+            first = first.__context__
+        if first is not None:
+            raise first from None
+        if "failed with error code 403" in error.message:
+            raise RegistryError(
+                f"the tracking server {store_name()} does not allow this to who asks; "
+                "ask as one who may: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            ) from None
+        if not re.match(r"API request to .* failed with (timeout )?exception", error.message):
+            raise
+        what = "fails, its log says why" if "error responses" in error.message else "does not answer any more"
+        raise RegistryError(
+            f"the tracking server {store_name()} {what}; what it holds is whole. Run again when that is mended"
+        ) from None
 
 
 def store_name() -> str:

@@ -12,7 +12,7 @@ from data.options import Command
 from registry import stages
 from registry.signatures import SIGNATURE, SIGNING, key, sign
 from registry.stages import ROLLED_BACK, ProductionChangedError
-from registry.store import MODEL_NAME, connect
+from registry.store import MODEL_NAME, answering, connect
 from registry.versions import Version, check_examples, fetch, find, in_production
 from training.errors import GateRefused
 from training.gate import Verdict, judge, read_held_out
@@ -141,7 +141,8 @@ def record(client: MlflowClient, candidate: Version, verdict: Verdict, forced: b
 def main(version: str, force: str) -> None:
     """Run the entry point."""
     client = connect()
-    verdict = promote(client, version, force == "yes")
+    with answering():
+        verdict = promote(client, version, force == "yes")
     if verdict and "MLFLOW_RUN_ID" in os.environ:  # `mlflow run` opened a run: let its page say what happened
         with mlflow.start_run():
             mlflow.log_metrics(verdict.numbers)

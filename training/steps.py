@@ -1,6 +1,5 @@
 """A run of the pipeline and its steps: progress and wall time."""
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,29 +8,10 @@ import click
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from registry.store import store_name
+from registry.store import answering
 from training.errors import TrainingError
 
 PATIENT = 5  # a server that is started again is waited for
-
-
-@contextmanager
-def _answering() -> Iterator[None]:
-    """Say it in one line if a tracking server fails or does not answer any more."""
-    try:
-        yield
-    except MlflowException as error:
-        first = error.__context__  # what ended the run before its end could not be written down
-        while first is not None and not isinstance(first, KeyboardInterrupt | click.ClickException):
-            first = first.__context__
-        if first is not None:
-            raise first from None
-        if not re.match(r"API request to .* failed with (timeout )?exception", error.message):
-            raise
-        what = "fails, its log says why" if "error responses" in error.message else "does not answer any more"
-        raise TrainingError(
-            f"the tracking server {store_name()} {what}; what it holds is whole. Run again when that is mended"
-        ) from None
 
 
 @contextmanager
@@ -41,9 +21,11 @@ def run(name: str) -> Iterator[None]:
     Raises
     ------
     TrainingError
-        If the artifacts of the run could not be written, or its server does not answer any more.
+        If the artifacts of the run could not be written.
+    RegistryError
+        If the store fails, does not answer any more, or does not let one write.
     """
-    with _answering(), mlflow.start_run(run_name=name) as active:
+    with answering(), mlflow.start_run(run_name=name) as active:
         uri = mlflow.get_artifact_uri()
         if uri.startswith("mlflow-artifacts:") and not mlflow.get_tracking_uri().startswith("http"):
             raise TrainingError(

@@ -12,6 +12,7 @@ import pytest
 import requests
 from mlflow.tracking import MlflowClient
 
+from tests.cases import BAD
 from tests.conftest import ROOT, free_port, until
 from tests.inference.conftest import load
 
@@ -126,10 +127,18 @@ class System:
         answer = requests.post(f"{self.url}/invocations", json={"inputs": ["A wonderful film."]}, timeout=30)
         assert answer.headers["X-Model-Version"] == str(version)
         assert answer.json()["predictions"][0]["sentiment"] == "positive"
+        assert asks_for_too_much(self.url) == 400
+        assert self.ready() == (200, str(version))
 
     def inspect(self, service: str, what: str) -> str:
         """One thing about the container of a service."""
         return docker("inspect", "--format", what, self.compose("ps", "-q", service).strip())
+
+
+def asks_for_too_much(url: str) -> int:
+    """Send what MLflow would make a table of 6 GB of, and return the status."""
+    headers, body, _ = BAD["JSON, too much memory"]
+    return requests.post(f"{url}/invocations", data=body, headers=headers, timeout=60).status_code
 
 
 @pytest.fixture(scope="module")
@@ -309,8 +318,8 @@ def test_an_image_of_the_version_in_production(system: System) -> None:
         assert labels["sentiment.version"] == number
         assert labels["sentiment.run"] == version.run_id
         names = {one["name"].lower() for one in json.loads(bill.read_text())["components"]}
-        assert {"mlflow", "numba", "pyarrow"} <= names
-        assert not {"pip", "pytest", "scikit-learn"} & names
+        assert {"mlflow", "numba", "pyarrow", "scikit-learn"} <= names
+        assert not {"pip", "pytest", "hypothesis"} & names
         assert labels["sentiment.content_digest"] == version.tags["content_digest"]
         assert docker("inspect", "--format", "{{.Config.User}}", image) == "app"
         # without any network
@@ -331,6 +340,8 @@ def test_an_image_of_the_version_in_production(system: System) -> None:
                     return 0
 
             until(lambda: answer() == 200, 90, "an answer of the image")
+            assert asks_for_too_much(url) == 400
+            assert answer() == 200
             tools = "command -v gcc || command -v pip || command -v git || command -v nginx || id -u"
             assert docker("exec", container, "sh", "-c", tools) == "10001"
             began = time.monotonic()

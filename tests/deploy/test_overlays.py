@@ -70,6 +70,36 @@ def test_postgresql_and_s3() -> None:
         until(lambda: system.versions() == [1], 60, "the registry")
 
 
+def test_passwords_of_mlflow() -> None:
+    admin, reader = ("admin", "a-long-word-of-the-admin"), ("reader", "a-long-word-of-the-reader")
+    with up(
+        "docker-compose.passwords.yml",
+        ADMIN_PASSWORD=admin[1],
+        SESSION_KEY="a-long-word-of-the-server",
+        READER_PASSWORD=reader[1],
+    ) as system:
+        told = system.make("up")
+        assert told.returncode == 0, told.stdout
+        users = f"{system.registry}/api/2.0/mlflow/users"
+        until(lambda: system.ready()[0] == 503, 60, "a service that waits")
+        for stranger in (None, ("admin", "password1234"), reader):
+            assert requests.get(f"{users}/current", auth=stranger, timeout=10).status_code == 401
+        made = {"username": reader[0], "password": reader[1]}
+        assert requests.post(f"{users}/create", json=made, auth=admin, timeout=10).status_code == 200
+        told = system.make("train-docker", f"ARGS={SMALL}")
+        assert told.returncode == 0, told.stdout
+        system.serves(1)
+        body = {"name": "SentimentClassifier", "version": "1", "stage": "Archived"}
+        moved = requests.post(
+            f"{system.registry}/api/2.0/mlflow/model-versions/transition-stage",
+            json=body,
+            auth=reader,
+            timeout=10,
+        )
+        assert moved.status_code == 403
+        system.serves(1)
+
+
 def _answers(port: int) -> bool:
     try:
         return requests.get(f"http://127.0.0.1:{port}", timeout=2).status_code < 500
@@ -111,11 +141,15 @@ def test_prometheus_sees_the_service() -> None:
         ("docker-compose.postgres.yml", "POSTGRES_PASSWORD"),
         ("docker-compose.postgres.yml", "ARTIFACTS"),
         ("docker-compose.monitoring.yml", "GRAFANA_PASSWORD"),
+        ("docker-compose.passwords.yml", "ADMIN_PASSWORD"),
+        ("docker-compose.passwords.yml", "SESSION_KEY"),
+        ("docker-compose.passwords.yml", "READER_PASSWORD"),
     ],
 )
 def test_what_must_be_chosen_is_asked_for(overlay: str, variable: str) -> None:
     system = System()
     system.environment |= {"POSTGRES_PASSWORD": "x", "ARTIFACTS": "x", "GRAFANA_PASSWORD": "x"}
+    system.environment |= {"ADMIN_PASSWORD": "x", "SESSION_KEY": "x", "READER_PASSWORD": "x"}
     del system.environment[variable]
     system.environment["COMPOSE_FILE"] = f"docker-compose.yml:{overlay}"
     told = system.make("up")
