@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -19,11 +20,11 @@ needs_kubectl = pytest.mark.skipif(
 )
 
 
-def production() -> list[Any]:
+def production(folder: Path = FOLDER) -> list[Any]:
     """What `kubectl apply -k deploy/kubernetes/production` would send; nothing where there is no kubectl."""
     if not shutil.which("kubectl"):
         return []
-    build = ["kubectl", "kustomize", str(FOLDER / "production")]
+    build = ["kubectl", "kustomize", str(folder / "production")]
     return list(yaml.safe_load_all(subprocess.run(build, check=True, capture_output=True, text=True).stdout))
 
 
@@ -77,12 +78,33 @@ def test_its_pods_may_do_no_more_than_they_must(document: Any) -> None:
     assert container["resources"]["limits"]["memory"]
 
 
-@pytest.mark.parametrize("folder", ["base", "production"])
+@pytest.mark.parametrize("folder", ["base", "production", "signed"])
 def test_every_file_is_in_the_kustomization(folder: str) -> None:
     told = yaml.safe_load((FOLDER / folder / "kustomization.yaml").read_text())
-    listed = {*told["resources"], *(patch["path"] for patch in told.get("patches", []))}
+    listed = {*told.get("resources", []), *(patch["path"] for patch in told.get("patches", []))}
     there = {path.name for path in (FOLDER / folder).glob("*.yaml")}
     assert listed - {"../base"} == there - {"kustomization.yaml"}
+
+
+@needs_kubectl
+def test_keys_reach_the_pods_that_sign_and_verify(tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / "kubernetes")
+    with (tmp_path / "kubernetes" / "production" / "kustomization.yaml").open("a") as file:
+        file.write("components: [../signed]\n")
+    signed = {(one["kind"], name_of(one)): one for one in production(tmp_path / "kubernetes")}
+    for kind, name, variable, secret in (
+        ("Deployment", "api", "VERIFYING_KEY", "verifying-key"),
+        ("CronJob", "retrain", "SIGNING_KEY", "signing-key"),
+    ):
+        document = signed[kind, name]
+        kubernetes_validate.validate(document, VERSION, strict=True)
+        pod = pod_of(document)
+        (container,) = pod["containers"]
+        places = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        (path,) = [one["value"] for one in container["env"] if one["name"] == variable]
+        assert Path(path).parent == Path(places["keys"])
+        assert {"tmp"} < places.keys(), "what was there before stays"
+        assert [one["secret"]["secretName"] for one in pod["volumes"] if one["name"] == "keys"] == [secret]
 
 
 def test_a_rollout_of_the_service_takes_nothing_away() -> None:

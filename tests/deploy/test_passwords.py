@@ -33,6 +33,9 @@ def guarded(tmp_path: Path, all_reviews: pd.DataFrame) -> Iterator[Project]:
     project = copy_project(tmp_path / "project")
     all_reviews.sample(3000, random_state=0).to_csv(project.folder / "some.csv", index=False)
     url = f"http://127.0.0.1:{free_port()}"
+    settings = (ROOT / "deploy" / "passwords" / "basic_auth.ini").read_text()
+    (tmp_path / "basic_auth.ini").write_text(settings.replace("/data/", f"{tmp_path}/"))
+    project.environment |= {"MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "basic_auth.ini")}
     words = {
         "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN,
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "a-long-word-of-the-server",
