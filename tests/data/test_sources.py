@@ -1,3 +1,4 @@
+import csv
 import functools
 import gzip
 import http.server
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from data import sources
 from data.errors import DataError
@@ -323,3 +326,53 @@ def test_the_official_archive_is_pinned(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_a_missing_file_is_named_with_what_is_allowed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no such file; give 'package', 'aclimdb', or the path"):
         locate(str(tmp_path / "nothing.csv"), tmp_path)
+
+
+REVIEW = st.text(st.characters(codec="utf-8"), max_size=60).filter(str.strip)
+
+
+@given(st.lists(st.tuples(REVIEW, st.sampled_from(["positive", "0"])), min_size=1, max_size=8), st.booleans())
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_review_holds_it_is_read_as_it_was_written(
+    tmp_path: Path, rows: list[tuple[str, str]], utf_16: bool
+) -> None:
+    text = io.StringIO()
+    csv.writer(text).writerows([("review", "sentiment"), *rows])
+    encoding = "utf-16" if utf_16 else "utf-8"
+    found = read_all(csv_file(tmp_path, text.getvalue().encode(encoding)))
+    if utf_16:  # where a byte is wrong it is read as this character
+        rows = [row for row in rows if "\ufffd" not in row[0]]
+        found = [row for row in found if not row[2]]
+    assert found == [(*row, "") for row in rows]
+
+
+@given(
+    st.sampled_from(
+        [b"review,sentiment\n", b"text,label,split\n", b"", b"\xff\xfe", b"\xef\xbb\xbftext,label\n"]
+    ),
+    st.lists(
+        st.sampled_from(
+            [b'"', b",", b"\n", b"\r", b"\0", b"\xff", b"\xed\xa0\x80", b"good", b"positive", b"=1+1"]
+        )
+        | st.binary(max_size=8),
+        max_size=30,
+    ).map(b"".join),
+)
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_bytes_a_file_holds_the_rows_after_them_are_read(
+    tmp_path: Path, head: bytes, junk: bytes
+) -> None:
+    path = csv_file(tmp_path, head + junk)
+    said = ""
+    try:
+        build(read_csv(path, "csv"), 0.1, str(path))
+    except DataError as error:
+        said = error.message
+    assert not said or str(path) in said
+    if not head.startswith((b"review", b"text", b"\xef")):
+        return
+    for review, _, fault in read_all(path):
+        assert fault or review.encode().decode() == review, "no half of a character"
+    if b'"' not in junk:
+        last_row = b"\nGood.,positive" + b"," * head.count(b"split") + b"\n"
+        assert read_all(csv_file(tmp_path, head + junk + last_row))[-1] == ("Good.", "positive", "")
