@@ -215,7 +215,8 @@ def _undo(client: MlflowClient, event: Event) -> None:
                 client.delete_model_version_tag(MODEL_NAME, str(version.number), ROLLED_BACK)
             if _current(client) in (None, version.number):
                 _make_production(client, version.number)
-    client.delete_registered_model_tag(MODEL_NAME, _PENDING)
+    if _PENDING in tags(client):  # the whole model may be gone
+        client.delete_registered_model_tag(MODEL_NAME, _PENDING)
 
 
 def _current(client: MlflowClient) -> int | None:

@@ -106,6 +106,9 @@ TEXT = st.one_of(
     st.text(ANY_CHARACTER, max_size=20),
     st.sampled_from([text for text in TEXTS.values() if len(text) < 2000]),
     st.sampled_from(["None", "nan", "null", "", " ", "\0", FIRST]),
+    st.builds(
+        str.__mul__, st.text(ANY_CHARACTER, max_size=3), st.integers(1, 5000)
+    ),  # where a step is quadratic
 )
 WHOLE_TEXT = st.text(max_size=80)
 LEAF = st.one_of(st.none(), st.booleans(), st.integers(), st.integers(-(10**400), 10**400), st.floats(), TEXT)
