@@ -35,7 +35,7 @@ def start(client: MlflowClient, version: int, percent: int, beside: int) -> None
 def stop(client: MlflowClient) -> Canary | None:
     """Take the canary back, and return what it was; None if there was none."""
     was = asked(client)
-    if CANARY in client.get_registered_model(MODEL_NAME).tags:
+    if _told(client) is not None:
         with answering():
             client.delete_registered_model_tag(MODEL_NAME, CANARY)
     return was
@@ -43,15 +43,20 @@ def stop(client: MlflowClient) -> Canary | None:
 
 def asked(client: MlflowClient) -> Canary | None:
     """Return the canary that is asked for; None if there is none, or what stands there is none."""
-    try:
-        tag = client.get_registered_model(MODEL_NAME).tags.get(CANARY)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
+    tag = _told(client)
     try:
         canary = Canary(**json.loads(tag or "null"))
     except (TypeError, ValueError):
         return None
     numbers = (canary.version, canary.percent, canary.beside)
     return canary if all(isinstance(n, int) for n in numbers) and 1 <= canary.percent <= 99 else None
+
+
+def _told(client: MlflowClient) -> str | None:
+    try:
+        told = client.get_registered_model(MODEL_NAME).tags.get(CANARY)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    return None if told is None else str(told)

@@ -88,8 +88,7 @@ def promote(client: MlflowClient, version: int, replacing: int | None, reason: s
             _make_production(client, version)
             return
         event = Event(_now(client), "promote", version, current, _user(), reason)
-        client.set_registered_model_tag(MODEL_NAME, _PENDING, json.dumps(asdict(event)))
-        finish_pending(client, move=True)
+        _announce_and_move(client, event)
 
 
 def refuse_rolled_back(version: Version, force: bool) -> None:
@@ -142,9 +141,14 @@ def rollback(client: MlflowClient, leaving: int | None, reason: str) -> tuple[in
                     "'make promote VERSION=n' promotes another one"
                 ) from None
         event = Event(_now(client), "rollback", target.number, current.number, _user(), reason)
-        client.set_registered_model_tag(MODEL_NAME, _PENDING, json.dumps(asdict(event)))
-        finish_pending(client, move=True)
+        _announce_and_move(client, event)
         return current.number, target.number
+
+
+def _announce_and_move(client: MlflowClient, event: Event) -> None:
+    client.set_registered_model_tag(MODEL_NAME, _PENDING, json.dumps(asdict(event)))
+    if finish_pending(client, move=True) is None:
+        raise RegistryError("the registry was changed by other means meanwhile; run again")
 
 
 def finish_pending(client: MlflowClient, move: bool = False) -> Event | None:
@@ -172,11 +176,12 @@ def finish_pending(client: MlflowClient, move: bool = False) -> Event | None:
     announced = tags(client).get(_PENDING)
     if announced is None:
         return None
-    event = Event(**json.loads(announced))
-    if not move and _current(client) != event.version:
-        if event.action == "rollback" and any(v.number == event.replaced for v in all_versions(client)):
-            client.delete_model_version_tag(MODEL_NAME, str(event.replaced), ROLLED_BACK)
+    event = _event(announced)
+    if event is None:
         client.delete_registered_model_tag(MODEL_NAME, _PENDING)
+        return None
+    if not move and _current(client) != event.version:
+        _undo(client, event)
         return None
     try:
         if move:
@@ -185,17 +190,35 @@ def finish_pending(client: MlflowClient, move: bool = False) -> Event | None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        if any(v.number == event.version for v in all_versions(client)):  # it was the other one
+        if _exists(client, event.version):  # it was the other one
             return finish_pending(client, move)
+    if not _exists(client, event.version):
         _undo(client, event)
         raise RegistryError(
             f"version {event.version} was deleted meanwhile; "
             f"version {_current(client) or 'none'} is in Production; run again"
-        ) from None
+        )
     canary.stop(client)  # what it was compared with is gone
     client.set_registered_model_tag(MODEL_NAME, f"{_AUDIT}{event.at}.v{event.version}", announced)
     client.delete_registered_model_tag(MODEL_NAME, _PENDING)
     return event
+
+
+def _event(told: str) -> Event | None:
+    """Return what a tag tells; None if somebody else wrote it, and not this."""
+    try:
+        event = Event(**json.loads(told))
+        datetime.fromisoformat(event.at)
+    except (ValueError, TypeError):
+        return None
+    numbers = (event.version, event.replaced or 0)
+    words = (event.at, event.action, event.by, event.reason)
+    fine = all(isinstance(n, int) for n in numbers) and all(isinstance(word, str) for word in words)
+    return event if fine else None
+
+
+def _exists(client: MlflowClient, version: int) -> bool:
+    return any(known.number == version for known in all_versions(client))
 
 
 def _mark(client: MlflowClient, event: Event) -> None:
@@ -208,12 +231,13 @@ def _mark(client: MlflowClient, event: Event) -> None:
 
 
 def _undo(client: MlflowClient, event: Event) -> None:
-    """Put what a change would have replaced back, where nothing else took its place."""
+    """Withdraw a change; if its version is gone, and with it what was in Production, put back what it replaced."""
     for version in all_versions(client):
         if version.number == event.replaced:
             if event.action == "rollback":
                 client.delete_model_version_tag(MODEL_NAME, str(version.number), ROLLED_BACK)
-            if _current(client) in (None, version.number):
+            current = _current(client)
+            if current == version.number or (current is None and not _exists(client, event.version)):
                 _make_production(client, version.number)
     if _PENDING in tags(client):  # the whole model may be gone
         client.delete_registered_model_tag(MODEL_NAME, _PENDING)
@@ -227,7 +251,8 @@ def _current(client: MlflowClient) -> int | None:
 def history(client: MlflowClient) -> list[Event]:
     """Return every promotion and rollback, oldest first."""
     known = tags(client)
-    return [Event(**json.loads(known[key])) for key in sorted(known) if key.startswith(_AUDIT)]
+    events = [_event(known[key]) for key in sorted(known) if key.startswith(_AUDIT)]
+    return [event for event in events if event]
 
 
 def tags(client: MlflowClient) -> dict[str, str]:
@@ -262,14 +287,19 @@ def rollback_target(client: MlflowClient, current: Version) -> Version:
     )
 
 
+def _promoted_at(version: Version) -> int:
+    stamp = version.tags.get(PROMOTED_AT, "")
+    return int(stamp) if stamp.isdecimal() and len(stamp) < 30 else 0
+
+
 def _make_production(client: MlflowClient, version: int) -> None:
     """Move ``version`` to Production and repair until it, or a later promotion, stands there alone."""
     # a clock that was set back must not make an older promotion the last one
-    latest = max(int(known.tags.get(PROMOTED_AT, 0)) for known in all_versions(client))
+    latest = max((_promoted_at(known) for known in all_versions(client)), default=0)
     client.set_model_version_tag(MODEL_NAME, str(version), PROMOTED_AT, str(max(time.time_ns(), latest + 1)))
     _transition(client, version, PRODUCTION)
     for _ in range(_ROUNDS):
-        serving = sorted(in_production(client), key=lambda v: int(v.tags.get(PROMOTED_AT, 0)))
+        serving = sorted(in_production(client), key=_promoted_at)
         if not serving:
             _transition(client, version, PRODUCTION)
             continue

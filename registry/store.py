@@ -61,7 +61,7 @@ def connect(retries: int = 2) -> MlflowClient:
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Say it in one line if a tracking server fails, does not answer any more, or does not allow something.
+    """Say it in one line if a tracking server fails, does not answer any more, does not allow something, or lost it.
 
     Raises
     ------
@@ -81,6 +81,8 @@ def answering() -> Iterator[None]:
                 f"the tracking server {store_name()} does not allow this to who asks; "
                 "ask as one who may: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             ) from None
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise RegistryError(f"{error.message}: it was deleted meanwhile; run again") from None
         if not re.match(r"API request to .* failed with (timeout )?exception", error.message):
             raise
         what = "fails, its log says why" if "error responses" in error.message else "does not answer any more"

@@ -4,8 +4,9 @@ import html
 import re
 import unicodedata
 
-# what `html.unescape` replaces: no name in HTML has other characters, and it asks Python about each "&" and what follows
-_ENTITY = re.compile("&(?:#(?:[0-9]+|[xX][0-9a-fA-F]+)|[a-zA-Z][a-zA-Z0-9]{1,31});?")
+# what `html.unescape` replaces: no name in HTML has other characters, and it asks Python about each "&" and what follows;
+# a number of more than 4,300 digits it cannot read
+_ENTITY = re.compile("&(?:#(?:[0-9]{1,4000}|[xX][0-9a-fA-F]+)|[a-zA-Z][a-zA-Z0-9]{1,31});?")
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 # white space, control and invisible characters: a text of nothing else is blank

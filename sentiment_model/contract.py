@@ -1,6 +1,7 @@
 """What a request row may be, and what an answer row looks like."""
 
 import math
+import unicodedata
 from typing import Any, NotRequired, TypedDict
 
 import pandas as pd
@@ -12,6 +13,11 @@ from .ngrams import Explanation
 
 TEXT = "text"
 EXPLAIN_MOST = 100
+MOST_ROWS, MOST_EXPLAINED = 100_000, 10_000  # of one request to a server
+MOST_BYTES = 16 * 2**20  # of a text in UTF-8
+MOST_TO_NORMALIZE = (
+    1_000_000  # characters of a text that is not in NFKC, in which one of them can become eighteen
+)
 NOT_A_TEXT = frozenset({"none", "nan", "null"})  # none has more than four letters
 
 
@@ -41,6 +47,19 @@ def explanations_asked(params: dict[str, Any] | None) -> int:
     return int(asked)
 
 
+def refuse_too_many(rows: int, explained: bool) -> None:
+    """Raise MlflowException, which the server answers with status 400, if a request has too many rows.
+
+    A file of a few kilobytes can hold millions.
+    """
+    most = MOST_EXPLAINED if explained else MOST_ROWS
+    if rows > most:
+        raise MlflowException(
+            f"{rows} rows; send at most {MOST_ROWS:,} at once, with explain {MOST_EXPLAINED:,}",
+            error_code=INVALID_PARAMETER_VALUE,
+        )
+
+
 def row_error(value: object, row: int) -> str | None:
     """Return why the ``row``-th value (counted from 0) of a request cannot be scored, or None if it can.
 
@@ -58,6 +77,14 @@ def row_error(value: object, row: int) -> str | None:
         return (
             f"row {row}: {TEXT} is {whole!r}, which is how a missing value arrives; send a non-empty string"
         )
+    if len(value) > MOST_TO_NORMALIZE:
+        if len(value.encode("utf-8", "surrogatepass")) > MOST_BYTES:
+            return f"row {row}: {TEXT} is longer than 16 MiB; send a shorter one"
+        if not unicodedata.is_normalized("NFKC", value):
+            return (
+                f"row {row}: {TEXT} is longer than {MOST_TO_NORMALIZE:,} characters and not in NFKC; "
+                "send it in this normal form of Unicode, or a shorter one"
+            )
     return None
 
 

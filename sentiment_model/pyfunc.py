@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from pyarrow.lib import ArrowException
 
-from .contract import Answer, answer, explanations_asked, refusal, row_error
+from .contract import Answer, answer, explanations_asked, refusal, refuse_too_many, row_error
 from .ngrams import NgramScorer
 
 SERVER = "mlflow.pyfunc.scoring_server.app"  # what `mlflow models serve` and MLflow's image run
@@ -21,7 +23,8 @@ class SentimentModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Read the exported scorer that ``context.artifacts["scorer"]`` points to."""
         self._scorer = NgramScorer.load(Path(context.artifacts["scorer"]))
-        if SERVER in sys.modules:
+        self._serves = SERVER in sys.modules
+        if self._serves:
             # what is loaded by now stays: looked through again and again, it holds every request up for 0.15 s
             gc.collect()
             gc.freeze()
@@ -47,7 +50,8 @@ class SentimentModel(PythonModel):
         Raises
         ------
         MlflowException
-            If ``explain`` is out of its range. The server answers it with status 400.
+            If ``explain`` is out of its range, and, where it is served, if there are too many rows or they take too
+            much memory. The server answers it with status 400.
 
         Returns
         -------
@@ -55,6 +59,16 @@ class SentimentModel(PythonModel):
             A list and not a DataFrame: MLflow writes a null in a DataFrame as ``NaN``, which is not JSON.
         """
         most = explanations_asked(params)
+        if self._serves:
+            refuse_too_many(len(model_input), most > 0)
+        try:
+            return self._answers(model_input, most)
+        except MemoryError:
+            raise MlflowException(
+                "the texts take too much memory; send fewer at once", error_code=INVALID_PARAMETER_VALUE
+            ) from None
+
+    def _answers(self, model_input: pd.DataFrame, most: int) -> list[Answer]:
         try:
             (texts,) = (
                 model_input.to_numpy().T.tolist()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from registry import stages
+from registry import canary, stages
 from registry.errors import RegistryError, VerificationError
 from registry.stages import ProductionChangedError, history, promote, rollback
 from registry.store import MODEL_NAME
@@ -375,3 +375,63 @@ def test_a_deletion_in_the_midst_of_it_leaves_one_version(
             go(four, new)
     assert 10 < nth < 59
     assert (last > 10) == (deleted == "the one that is promoted")
+
+
+@pytest.mark.parametrize("tag", ["pending", "audit.2026", "promoted_at_ns"])
+@pytest.mark.parametrize("written", ["x", "{}", "null", '{"at": 1}', '["a"]'])
+def test_what_somebody_else_wrote_into_a_tag_stops_nothing(
+    four: MlflowClient, tag: str, written: str
+) -> None:
+    go(four, 1)
+    if tag == "promoted_at_ns":
+        four.set_model_version_tag(MODEL_NAME, "1", tag, written)
+    else:
+        four.set_registered_model_tag(MODEL_NAME, tag, written)
+    go(four, 2)
+    go(four, 3)
+    assert rollback(four, None, "bad") == (3, 2)
+    assert production(four) == [2]
+    assert [event.version for event in history(four)] == [1, 2, 3, 2]
+
+
+def test_an_interrupted_promotion_whose_version_is_deleted_gives_back_what_it_replaced(
+    four: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(four, 1)
+    with monkeypatch.context() as broken:
+        broken.setattr("registry.canary.stop", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            go(four, 2)
+    four.delete_model_version(MODEL_NAME, "2")
+    assert production(four) == []
+    with pytest.raises(RegistryError, match="no earlier Production version"):
+        rollback(four, None, "bad")
+    assert production(four) == [1]
+
+
+def test_a_promotion_whose_announcement_is_taken_away_does_not_call_itself_done(
+    four: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(four, 1)
+    finish = stages.finish_pending
+
+    def taken_away(client: MlflowClient, move: bool = False) -> stages.Event | None:
+        if move:
+            client.delete_registered_model_tag(MODEL_NAME, "pending")
+        return finish(client, move)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "finish_pending", taken_away)
+        with pytest.raises(RegistryError, match="changed by other means"):
+            go(four, 2)
+    assert production(four) == [1]
+
+
+def test_a_model_that_is_deleted_in_the_midst_is_one_line(
+    four: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(four, 1)
+    monkeypatch.setattr(stages, "_mark", lambda client, _: client.delete_registered_model(MODEL_NAME))
+    with pytest.raises(RegistryError, match="deleted meanwhile"):
+        go(four, 2)
+    assert canary.stop(four) is None
