@@ -211,8 +211,11 @@ def _describe(table: pd.DataFrame) -> dict[str, Any]:
 
 def _inert(row: Iterable[str]) -> list[str]:
     """Return cells, shortened, that a spreadsheet does not take for formulas."""
+    signs = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
     cells = (cell[:500] for cell in row)
-    return [f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell for cell in cells]
+    return [
+        f"'{cell}" if cell.startswith(signs) or cell.lstrip().startswith(signs) else cell for cell in cells
+    ]
 
 
 def _part(path: Path) -> Path:

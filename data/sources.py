@@ -181,15 +181,23 @@ def read_aclimdb(path: Path) -> Iterator[RawRow]:
                 file = archive.extractfile(member)
                 assert file is not None  # noqa: S101 -- isfile() says so
                 split, label = match.groups()
+                # neither a terminal nor UTF-8 takes every name
+                name = member.name if member.name.isprintable() else ascii(member.name)
                 found += 1
                 bar.update()
                 if member.size > MAX_REVIEW:
-                    yield RawRow(member.name, "", "", fault=f"longer than {MAX_REVIEW:,} bytes")
+                    yield RawRow(name, "", "", fault=f"longer than {MAX_REVIEW:,} bytes")
                     continue
-                yield _decoded(member.name, file.read(), LABELS[label], split)
+                yield _decoded(name, file.read(), LABELS[label], split)
             while unzipped.read(_CHUNK):
                 pass  # to the checksum at the end
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+    except (
+        tarfile.TarError,
+        EOFError,
+        OSError,
+        zlib.error,
+        ValueError,
+    ) as error:  # ValueError: of a header's numbers
         raise DataError(f"{path}: damaged archive after {found} reviews ({error})") from None
     if not found:
         raise DataError(f"{path}: no aclImdb/(train|test)/(pos|neg)/*.txt inside")

@@ -26,6 +26,7 @@ _WORD = re.compile(r"\w+")
 _COMBINING = "".join(
     c for c in map(chr, range(0x1F000)) if unicodedata.combining(unicodedata.normalize("NFKD", c)[0])
 )
+_DIGITS = re.compile("&#[0-9]{4000,}")  # of a number as long as these nobody can tell the character
 _PILE = re.compile(f"[{_COMBINING}]{{31,}}")
 _SOURCE = re.compile(r"(?!(?:cv|data|seconds)$)[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
@@ -44,7 +45,7 @@ def row_hash(review: str) -> str:
 
     Case, punctuation, markup and white space do not count, so that copies of one review stay together.
     """
-    text = _TAG.sub(" ", html.unescape(review))
+    text = _TAG.sub(" ", html.unescape(_DIGITS.sub(" ", review)))
     if not unicodedata.is_normalized("NFKC", text):
         text = unicodedata.normalize("NFKC", _PILE.sub(" ", text))
     words = " ".join(_WORD.findall(text.casefold())) or review.strip()

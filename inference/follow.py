@@ -24,7 +24,7 @@ from inference.decide import Action, Do, Phase, Server, State, decide
 from inference.judge import RequestLog, grossly_worse
 from inference.loading import TIMEOUT, Loading
 from inference.proxy import FULL, REQUESTS, Proxy, find_haproxy
-from inference.server import PATIENCE, ModelServer, marked
+from inference.server import PATIENCE, ModelServer, marked, refuse_workers
 from inference.watch import Seen, Watch
 from registry import canary
 from registry.digests import CONTENT, MANIFEST
@@ -452,7 +452,8 @@ class Follower:
         if version in self._refused:
             self._refused.discard(version)
             REFUSALS.remove(version)
-            self.watch.later(lambda client: withdraw(client, version, REFUSED))
+        # also what a follower before this one said
+        self.watch.later(lambda client: withdraw(client, version, REFUSED))
 
     def _say(self) -> None:
         """Tell clients, the log and Prometheus how things stand, where that has changed."""
@@ -610,6 +611,7 @@ def main(host: str, port: int, metrics_port: int, state: Path | None) -> None:
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # a registry that is away is said once, by us
     if port == metrics_port:
         raise FollowError(f"PORT and METRICS_PORT are both {port}; give one of them another number")
+    refuse_workers()
     key(VERIFYING)  # one that cannot be used is said now, not at the next promotion
     find_haproxy()
     folder = state_folder(state, port)

@@ -8,7 +8,7 @@ from types import FrameType
 
 import click
 
-from inference.server import ServeError, serving
+from inference.server import ServeError, refuse_workers, serving
 from registry.store import MODEL_NAME, connect
 from registry.versions import PRODUCTION, fetch, find
 
@@ -29,6 +29,7 @@ def stop_in_order() -> None:
 def main(port: int, host: str) -> None:
     """Serve until a signal."""
     stop_in_order()
+    refuse_workers()
     version = find(connect(), PRODUCTION)
     with tempfile.TemporaryDirectory(prefix="sentiment-") as folder:
         copy = fetch(version, Path(folder))

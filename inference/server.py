@@ -27,6 +27,13 @@ class ServeError(click.ClickException):
     """The model server cannot start or does not answer."""
 
 
+def refuse_workers() -> None:
+    """Raise ServeError if MLflow's number of processes to a model server is no such number."""
+    given = os.environ.get("MLFLOW_MODELS_WORKERS", "1")
+    if not given.isdecimal() or not 1 <= int(given) <= 256:
+        raise ServeError(f"MLFLOW_MODELS_WORKERS is {given[:40]!r}; expected a whole number from 1 to 256")
+
+
 def refuse_taken(host: str, port: int, variable: str = "PORT") -> None:
     """Raise ServeError if another process listens on a port."""
     try:
@@ -36,7 +43,7 @@ def refuse_taken(host: str, port: int, variable: str = "PORT") -> None:
             probe.bind((host, port))
     except OSError as error:
         raise ServeError(
-            f"cannot listen on {host}:{port} ({error.strerror}); give another port: {variable}=n"
+            f"cannot listen on {host}:{port} ({error.strerror}); give another port: {variable}=n, or address: HOST"
         ) from None
 
 

@@ -6,7 +6,7 @@ import click
 
 from registry.canary import STOPPED
 from registry.stages import ROLLED_BACK, history
-from registry.store import MODEL_NAME, connect
+from registry.store import MODEL_NAME, connect, store_name
 from registry.versions import REFUSED, all_versions
 
 NOTES = {ROLLED_BACK: "rolled back", REFUSED: "refused by a follower", STOPPED: "canary stopped"}
@@ -18,7 +18,9 @@ def main() -> None:
     client = connect()
     versions = all_versions(client)
     if not versions:
-        click.echo(f"{MODEL_NAME} has no version yet; 'make run' trains and promotes the first")
+        click.echo(
+            f"{MODEL_NAME} has no version yet in {store_name()}; 'make run' trains and promotes the first"
+        )
         return
     click.echo(f"{'version':>7}  {'stage':<10}  {'accuracy':>8}  note")
     for version in versions:

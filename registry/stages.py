@@ -326,6 +326,8 @@ def _transition(client: MlflowClient, version: int, stage: str) -> None:
 
 
 def _user() -> str:
+    if name := os.environ.get("MLFLOW_TRACKING_USERNAME"):  # as whom the server knows one
+        return name
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container under a user id without a name

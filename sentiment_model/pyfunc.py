@@ -20,6 +20,8 @@ SERVER = "mlflow.pyfunc.scoring_server.app"  # what `mlflow models serve` and ML
 class SentimentModel(PythonModel):
     """Answers ``sentiment``, ``confidence`` and ``error`` for every row of the column ``text``."""
 
+    _serves = False  # from a server anyone may ask
+
     def load_context(self, context: PythonModelContext) -> None:
         """Read the exported scorer that ``context.artifacts["scorer"]`` points to."""
         self._scorer = NgramScorer.load(Path(context.artifacts["scorer"]))

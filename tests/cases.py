@@ -71,6 +71,7 @@ TEXTS = {
     "full-width letters": "Ａ ｗｏｎｄｅｒｆｕｌ ｆｉｌｍ",
     "HTML": "<b>A wonderful film.</b><br />So &eacute;&amp;&#33;",
     "a script tag": "<script>alert('x')</script> dull",
+    "an entity of 5,000 digits": "A wonderful film. &#" + "1" * 5000 + "; &#x" + "1" * 5000 + ";",
     "an open tag": "<" * 1000 + " dull",
     "another language": "Ein wunderbarer Film.",
     "JSON": '{"inputs": ["dull"]}',
@@ -207,7 +208,7 @@ for form, request in FORMS.items():
     ODD[f"`{form}`, 10,000 rows"] = (
         request([json.dumps(FIRST)] * 10_000),
         10_000,
-        "16 MiB of body is the bound, not the rows",
+        "100,000 are the bound, with `explain` 10,000",
     )
 
 NOT_JSON = "the body is not JSON in UTF-8"
@@ -221,6 +222,8 @@ PARAMS = "params must be a JSON object with values of the right types"
 RANGE = "send a whole number from 0 (no explanation) to 100"
 ANY = "the request does not fit the model"  # what went wrong stands past what the proxy looks at
 PLAINER = "nested deeper than 900 levels, or holds a number of more than 4,300 digits"
+ROWS = "too many rows; send at most 100,000 at once, with explain 10,000"
+FIRST_LINE = "the first line of the CSV is longer than 8,000 bytes or holds a line break"
 NO_CSV = "the CSV cannot be read"
 NO_PARQUET = "the Parquet file cannot be read"
 NO_UTF8 = "the CSV is not in UTF-8"
@@ -253,6 +256,17 @@ BAD_JSON: dict[str, tuple[bytes, str]] = {
     "100,000 lists, never closed": (b'{"inputs": ["%s", ' % SECRET.encode() + b"[" * 100_000, PLAINER),
     "2,000 objects": (b'{"inputs": ' + b'{"a": ' * 2000 + b"1" + b"}" * 2001, PLAINER),
     "900 lists": (b'{"inputs": ' + b"[" * 900 + b"]" * 900 + b"}", "the texts are nested too deep"),
+    "5,000 digits, further on than the proxy looks": (
+        GOOD[:-1] + b', "x": "' + b"x " * 12_000 + b'", "n": ' + b"9" * 5000 + b"}",
+        PLAINER,
+    ),
+    "100,000 lists, further on than the proxy looks": (
+        GOOD[:-1] + b', "x": "' + b"x " * 12_000 + b'", "n": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        PLAINER,
+    ),
+    "5,000 digits in UTF-16": ((GOOD.decode()[:-1] + ', "n": ' + "9" * 5000 + "}").encode("utf-16"), PLAINER),
+    "100,001 rows": (body(dataframe_records=[{"text": "a"}] * 100_001), ROWS),
+    "10,001 rows, with explain": (body(inputs=["a"] * 10_001, params={"explain": 1}), ROWS),
     "too much memory": (body(inputs=[SECRET * 40_000] + ["a"] * 4000), "too much memory"),
 }
 for form in ("inputs", "instances"):
@@ -357,7 +371,9 @@ BAD_CSV: dict[str, tuple[bytes, str]] = {
     "semicolons": (f"text;stars\n{SECRET};5\n".encode(), NO_COLUMN),
     "tabs": (f"text\tstars\n{SECRET}\t5\n".encode(), NO_COLUMN),
     "JSON": (GOOD, NO_COLUMN),
-    "3,000 columns": (",".join(f"{SECRET}{n}" for n in range(3000)).encode(), NO_COLUMN),
+    "3,000 columns": (",".join(f"{SECRET}{n}" for n in range(3000)).encode(), FIRST_LINE),
+    "a line break in the first line": (f'"te\nxt"\n{SECRET}\n'.encode(), FIRST_LINE),
+    "100,001 rows": (b"text\n" + b"a\n" * 100_001, ROWS),
     "NULs": (b"\0" * 100, NO_COLUMN),
 }
 BAD_PARQUET = {
@@ -365,6 +381,7 @@ BAD_PARQUET = {
     "empty": (b"", NO_PARQUET),
     "its magic alone": (b"PAR1" + SECRET.encode() + b"PAR1", NO_PARQUET),
     "JSON": (GOOD, NO_PARQUET),
+    "4,000,000 rows in a few kilobytes": (as_parquet(["a"] * 4_000_000)[1], ROWS),
 }
 BAD = {
     **{f"JSON, {what}": (JSON, *case) for what, case in BAD_JSON.items()},

@@ -111,7 +111,9 @@ def judge(
     failures: list[str] = []
     notes: list[str] = []
     if len(candidate) < floors.rows:
-        failures.append(f"{len(candidate)} held-out rows, at least {floors.rows} are needed")
+        failures.append(
+            f"{len(candidate)} held-out rows, at least {floors.rows} are needed (more reviews, or a larger test_size)"
+        )
     for name in ("accuracy", "roc_auc"):
         value, floor = found.get(name, 0.0), getattr(floors, name)
         (failures if value < floor else notes).append(f"{name} {value:.4f}, floor {floor}")

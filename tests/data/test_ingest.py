@@ -12,7 +12,7 @@ from data.ingest import ingest, read_summary, rejects_path, summary_path
 from data.table import read_table
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", " =", "\u00a0@", "＝"])
 def test_no_cell_of_the_rejects_is_a_formula(start: str) -> None:
     assert module._inert([f"{start}1+1", "fine"]) == [f"'{start}1+1", "fine"]
 

@@ -230,6 +230,36 @@ def test_a_csv_of_one_endless_line_is_refused_and_takes_no_memory(tmp_path: Path
     assert grown < 200 << 20
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"GNU.sparse.map": "x,y"},
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "3"},
+    ],
+)
+def test_an_archive_with_forged_headers_is_called_damaged(tmp_path: Path, headers: dict[str, str]) -> None:
+    path = tmp_path / "forged.tar.gz"
+    with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("aclImdb/train/pos/0_9.txt")
+        member.size, member.pax_headers = 4, headers
+        tar.addfile(member, io.BytesIO(b"Good"))
+    with pytest.raises(DataError):
+        list(read_aclimdb(path))
+
+
+def test_a_name_that_no_terminal_should_see_is_spelled_out(tmp_path: Path) -> None:
+    path = tmp_path / "names.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        for name in ("0_9\x1b]0;mine\x07.txt", "1_9\udcff.txt"):
+            member = tarfile.TarInfo(f"aclImdb/train/pos/{name}")
+            member.size = 1
+            tar.addfile(member, io.BytesIO(b"\xff"))
+    for row in read_aclimdb(path):
+        assert row.fault
+        assert row.where.isprintable()
+        assert row.where.encode()
+
+
 def test_a_huge_field_costs_its_row_alone(tmp_path: Path) -> None:
     good = "".join(f"film number {i},positive\n" for i in range(50))
     content = f"review,sentiment\n{good}{'a' * 10_000_001},positive\n{good}"

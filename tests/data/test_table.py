@@ -42,6 +42,10 @@ def test_a_pile_of_marks_is_hashed_at_once(marks: str) -> None:
     assert row_hash("e" + "\u0327\u0301" * 5) == row_hash("e" + "\u0301\u0327" * 5)
 
 
+def test_a_number_of_5000_digits_is_no_character() -> None:
+    assert row_hash(f"A wonderful &#{'1' * 5000}; film.") == row_hash("A wonderful film.")
+
+
 @given(st.text(min_size=1), st.floats(0.01, 0.99), st.floats(0.01, 0.99))
 def test_a_larger_test_split_contains_a_smaller_one(text: str, a: float, b: float) -> None:
     small, large = sorted((a, b))

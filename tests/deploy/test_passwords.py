@@ -85,7 +85,19 @@ def test_who_may_read_serves_and_who_may_write_promotes(guarded: Project) -> Non
             f"Error: the tracking server {url} does not allow this to who asks"
         )
         assert "Traceback" not in told
-    assert "2  Production" in guarded.run("python", "-m", "registry.history")
+    for kind, which, what in (
+        ("experiment", "0", "EDIT"),
+        ("registered_model", "SentimentClassifier", "MANAGE"),
+    ):
+        grant = {"username": "reader", "resource_type": kind, "resource_id": which, "permission": what}
+        granted = requests.post(
+            f"{url}/api/3.0/mlflow/users/permissions/grant", json=grant, auth=("admin", ADMIN), timeout=10
+        )
+        assert granted.status_code == 200, granted.text
+    assert "version 1 is in Production" in guarded.run("python", "-m", "training.rollback")
+    assert "rollback" in guarded.run("python", "-m", "registry.history")
+    assert "  reader  " in guarded.run("python", "-m", "registry.history")
+    assert "1  Production" in guarded.run("python", "-m", "registry.history")
 
 
 def test_without_a_password_it_does_not_start(tmp_path: Path) -> None:

@@ -110,6 +110,14 @@ def test_make_serve_verifies_and_serves(project: Project) -> None:
         requests.get(f"http://127.0.0.1:{port}/ping", timeout=2)
 
 
+@pytest.mark.parametrize("follow", ["", "FOLLOW=1"])
+@pytest.mark.parametrize("workers", ["x", "0", "-1", "1.5", "999"])
+def test_a_wrong_number_of_workers_is_one_line(project: Project, follow: str, workers: str) -> None:
+    told = project.run("env", f"MLFLOW_MODELS_WORKERS={workers}", "make", "serve", *follow.split(), code=2)
+    assert f"MLFLOW_MODELS_WORKERS is '{workers}'; expected a whole number from 1 to 256" in told
+    assert "Traceback" not in told
+
+
 def test_make_serve_on_a_taken_port_says_so(project: Project) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -134,6 +134,35 @@ def test_bytes_that_are_no_text_in_parquet_answer_in_their_row(model_server: int
         assert_row(row, "text is of type bytes")
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("x " * 8_400_000, "longer than 16 MiB; send a shorter one"),
+        ("é" * 8_400_000, "longer than 16 MiB; send a shorter one"),
+        ("x " * 50_000_000, "longer than 16 MiB; send a shorter one"),
+        (
+            "\ufdfa" * 1_000_001,
+            "longer than 1,000,000 characters and not in NFKC; send it in this normal form of Unicode, or a shorter one",
+        ),
+    ],
+)
+def test_a_text_that_is_too_long_answers_in_its_row(model_server: int, text: str, reason: str) -> None:
+    first, row, last = ask(model_server, as_parquet([FIRST, text, LAST]))
+    assert (first, last) == (alone(model_server, FIRST), alone(model_server, LAST))
+    assert row == {"sentiment": None, "confidence": None, "error": f"row 1: text is {reason}"}
+
+
+def test_the_heaviest_texts_leave_the_server_its_memory(model: str) -> None:
+    heavy = ["." * 16_700_000, "\ufdfa" * 999_999, "&#xFDFA" * 2_390_000, "\u0301\u0327" * 4_190_000]
+    with model_server_of(model) as port:
+        for _ in range(3):
+            for text in heavy:
+                answer = post(port, (JSON, json.dumps({"inputs": [text]}, ensure_ascii=False).encode()))
+                assert answer.status_code in (200, 400)
+            assert ask(port, (JSON, body(inputs=[TEXTS["10 MB"]])))[0]["error"] is None
+            assert len(ask(port, (JSON, body(inputs=[FIRST] * 10_000)))) == 10_000
+
+
 @pytest.mark.parametrize("odd", ODD)
 def test_a_request_that_is_odd_is_answered_as_the_page_says(model_server: int, odd: str) -> None:
     request, count, say = ODD[odd]

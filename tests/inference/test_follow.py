@@ -19,6 +19,8 @@ import requests
 from inference.server import marked
 from registry import canary
 from registry.stages import rollback
+from registry.store import MODEL_NAME
+from registry.versions import find
 from tests.conftest import ROOT, free_port, until
 from tests.inference.conftest import Registry, Service, kill_worker, load
 
@@ -463,6 +465,19 @@ def test_a_stop_with_another_folder_says_which_and_makes_none(tmp_path: Path) ->
     assert told.returncode == 0
     assert f"nothing runs with the state folder {folder}" in told.stdout
     assert not folder.exists()
+
+
+def test_what_an_earlier_follower_refused_is_forgiven_once_it_serves(
+    service: Service, versions: Registry
+) -> None:
+    versions.add()
+    versions.client.set_model_version_tag(
+        MODEL_NAME, "1", "serve_refused", "its server ended while it started"
+    )
+    versions.promote(1)
+    service.start()
+    service.serves(1)
+    until(lambda: "serve_refused" not in find(versions.client, 1).tags, 20, "the end of the tag")
 
 
 def test_one_port_for_both_is_refused(service: Service) -> None:
