@@ -1,5 +1,6 @@
 """Commands that run at the same time on one SQLite store: no lost update, and nothing of a locked database for users."""
 
+import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,7 @@ from registry.stages import history
 from registry.versions import all_versions, fetch, in_production
 from tests.conftest import Project, copy_project, standing_in
 
+TURNS = int(os.environ.get("TURNS") or 1)
 TRAIN = ["mlflow", "run", ".", "--env-manager", "local", "-P", "limit=2000", "-P", "ngram_max=1"]
 
 
@@ -58,7 +60,7 @@ def test_whatever_is_typed_at_once_one_version_is_in_production_and_whole(
 ) -> None:
     client = project.client()
     python = ["python", "-m"]
-    for turn in range(2):
+    for turn in range(TURNS):
         before = {version.number for version in all_versions(client)}
         newest = max(before)
         results = at_once(

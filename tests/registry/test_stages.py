@@ -318,7 +318,7 @@ def test_a_deletion_in_the_midst_of_it_leaves_one_version(
     template, delete = four.get_model_version(MODEL_NAME, "4"), four.delete_model_version
     go(four, 3)
     last = 0
-    for nth in range(1, 60, 2):
+    for nth in range(1, 60, 3):
         old, new = (
             int(
                 four.create_model_version(
