@@ -191,13 +191,8 @@ def read_aclimdb(path: Path) -> Iterator[RawRow]:
                 yield _decoded(name, file.read(), LABELS[label], split)
             while unzipped.read(_CHUNK):
                 pass  # to the checksum at the end
-    except (
-        tarfile.TarError,
-        EOFError,
-        OSError,
-        zlib.error,
-        ValueError,
-    ) as error:  # ValueError: of a header's numbers
+    # ValueError: of numbers in headers that are none
+    except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError) as error:
         raise DataError(f"{path}: damaged archive after {found} reviews ({error})") from None
     if not found:
         raise DataError(f"{path}: no aclImdb/(train|test)/(pos|neg)/*.txt inside")

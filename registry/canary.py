@@ -4,10 +4,10 @@ import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from registry.store import MODEL_NAME, answering
+from registry.versions import tags
 
 CANARY = "canary"
 STOPPED = "canary_stopped"
@@ -34,29 +34,22 @@ def start(client: MlflowClient, version: int, percent: int, beside: int) -> None
 
 def stop(client: MlflowClient) -> Canary | None:
     """Take the canary back, and return what it was; None if there was none."""
-    was = asked(client)
-    if _told(client) is not None:
+    told = tags(client).get(CANARY)
+    if told is not None:
         with answering():
             client.delete_registered_model_tag(MODEL_NAME, CANARY)
-    return was
+    return _read(told)
 
 
 def asked(client: MlflowClient) -> Canary | None:
     """Return the canary that is asked for; None if there is none, or what stands there is none."""
-    tag = _told(client)
+    return _read(tags(client).get(CANARY))
+
+
+def _read(told: str | None) -> Canary | None:
     try:
-        canary = Canary(**json.loads(tag or "null"))
+        canary = Canary(**json.loads(told or "null"))
     except (TypeError, ValueError):
         return None
     numbers = (canary.version, canary.percent, canary.beside)
     return canary if all(isinstance(n, int) for n in numbers) and 1 <= canary.percent <= 99 else None
-
-
-def _told(client: MlflowClient) -> str | None:
-    try:
-        told = client.get_registered_model(MODEL_NAME).tags.get(CANARY)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
-    return None if told is None else str(told)

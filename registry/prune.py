@@ -10,9 +10,9 @@ from mlflow.tracking import MlflowClient
 
 from registry import canary
 from registry.errors import RegistryError
-from registry.stages import finish_pending, rollback_target, tags, turn
+from registry.stages import finish_pending, rollback_target, turn
 from registry.store import MODEL_NAME, connect
-from registry.versions import all_versions, in_production
+from registry.versions import all_versions, in_production, tags
 
 PRUNED = "pruned."  # before the id of a run that is to be deleted
 

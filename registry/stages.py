@@ -27,7 +27,7 @@ from mlflow.tracking import MlflowClient
 from registry import canary
 from registry.errors import RegistryError, VerificationError
 from registry.store import MODEL_NAME, answering
-from registry.versions import PRODUCTION, PROMOTED_AT, Version, all_versions, fetch, find, in_production
+from registry.versions import PRODUCTION, PROMOTED_AT, Version, all_versions, fetch, find, in_production, tags
 
 ALIAS = "production"
 ROLLED_BACK = "rolled_back"
@@ -232,13 +232,12 @@ def _mark(client: MlflowClient, event: Event) -> None:
 
 def _undo(client: MlflowClient, event: Event) -> None:
     """Withdraw a change; if its version is gone, and with it what was in Production, put back what it replaced."""
-    for version in all_versions(client):
-        if version.number == event.replaced:
-            if event.action == "rollback":
-                client.delete_model_version_tag(MODEL_NAME, str(version.number), ROLLED_BACK)
-            current = _current(client)
-            if current == version.number or (current is None and not _exists(client, event.version)):
-                _make_production(client, version.number)
+    if event.replaced and _exists(client, event.replaced):
+        if event.action == "rollback":
+            client.delete_model_version_tag(MODEL_NAME, str(event.replaced), ROLLED_BACK)
+        current = _current(client)
+        if current == event.replaced or (current is None and not _exists(client, event.version)):
+            _make_production(client, event.replaced)
     if _PENDING in tags(client):  # the whole model may be gone
         client.delete_registered_model_tag(MODEL_NAME, _PENDING)
 
@@ -253,16 +252,6 @@ def history(client: MlflowClient) -> list[Event]:
     known = tags(client)
     events = [_event(known[key]) for key in sorted(known) if key.startswith(_AUDIT)]
     return [event for event in events if event]
-
-
-def tags(client: MlflowClient) -> dict[str, str]:
-    """Return the tags of the registered model; none if there is no model yet."""
-    try:
-        return dict(client.get_registered_model(MODEL_NAME).tags)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return {}
-        raise
 
 
 def rollback_target(client: MlflowClient, current: Version) -> Version:

@@ -89,6 +89,16 @@ def _read(found: ModelVersion) -> Version:
     )
 
 
+def tags(client: MlflowClient) -> dict[str, str]:
+    """Return the tags of the registered model; none if there is no model yet."""
+    try:
+        return dict(client.get_registered_model(MODEL_NAME).tags)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise
+
+
 def in_production(client: MlflowClient) -> list[Version]:
     """Return the versions in Production, the highest (which MLflow serves) first."""
     return [v for v in reversed(all_versions(client)) if v.stage == PRODUCTION]

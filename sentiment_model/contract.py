@@ -15,9 +15,8 @@ TEXT = "text"
 EXPLAIN_MOST = 100
 MOST_ROWS, MOST_EXPLAINED = 100_000, 10_000  # of one request to a server
 MOST_BYTES = 16 * 2**20  # of a text in UTF-8
-MOST_TO_NORMALIZE = (
-    1_000_000  # characters of a text that is not in NFKC, in which one of them can become eighteen
-)
+# characters of a text that is not in NFKC, in which one of them can become eighteen
+MOST_TO_NORMALIZE = 1_000_000
 NOT_A_TEXT = frozenset({"none", "nan", "null"})  # none has more than four letters
 
 

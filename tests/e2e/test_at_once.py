@@ -21,7 +21,7 @@ def at_once(project: Project, *commands: list[str], apart: float = 0.0) -> list[
         started = []
         for command in commands:
             started.append(stack.enter_context(project.start(*command)))
-            time.sleep(apart)
+            time.sleep(apart)  # so that they meet at different points, and wait for nothing
         told = [process.communicate(timeout=300)[0] for process in started]
     for text in told:
         assert "locked" not in text, text

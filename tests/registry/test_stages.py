@@ -1,8 +1,11 @@
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, tzinfo
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -30,6 +33,27 @@ def production(client: MlflowClient) -> list[int]:
 
 def alias(client: MlflowClient) -> int:
     return int(client.get_model_version_by_alias(MODEL_NAME, "production").version)
+
+
+def intercept(
+    patch: pytest.MonkeyPatch, names: Iterable[str], around: Callable[[int, Callable[[], Any]], Any]
+) -> Callable[[], int]:
+    """Have ``around(n, call)`` make the nth call of these methods of a client; return what tells how many there were."""
+    calls = 0
+
+    def counted(name: str) -> Callable[..., Any]:
+        real = getattr(MlflowClient, name)
+
+        def call(self: MlflowClient, *args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            return around(calls, lambda: real(self, *args, **kwargs))
+
+        return call
+
+    for name in names:
+        patch.setattr(MlflowClient, name, counted(name))
+    return lambda: calls
 
 
 def go(client: MlflowClient, number: int, force: bool = False) -> None:
@@ -228,6 +252,14 @@ def test_whichever_call_of_the_registry_fails_the_same_command_finishes(
         "delete_registered_model_tag",
     ]
 
+    def stopped(nth: int, n: int, call: Callable[[], Any]) -> Any:
+        if n == nth and before:
+            raise KeyboardInterrupt
+        result = call()
+        if n == nth:
+            raise KeyboardInterrupt
+        return result
+
     def run() -> None:
         if action == "promote":
             serving = production(four)
@@ -241,27 +273,8 @@ def test_whichever_call_of_the_registry_fails_the_same_command_finishes(
         else:
             promote(four, 2, production(four)[0], "start", True)
         events = len(history(four))
-        calls = 0
-
-        def failing(name: str):
-            real = getattr(MlflowClient, name)
-
-            def call(self: MlflowClient, *args, **kwargs):
-                nonlocal calls
-                calls += 1
-                stop = calls == nth  # noqa: B023 -- used within this turn of the loop
-                if stop and before:
-                    raise KeyboardInterrupt
-                result = real(self, *args, **kwargs)
-                if stop:
-                    raise KeyboardInterrupt
-                return result
-
-            return call
-
         with monkeypatch.context() as broken:
-            for name in calls_that_write:
-                broken.setattr(MlflowClient, name, failing(name))
+            intercept(broken, calls_that_write, partial(stopped, nth))
             try:
                 run()
                 interrupted = False
@@ -316,6 +329,13 @@ def test_a_deletion_in_the_midst_of_it_leaves_one_version(
 ) -> None:
     """Delete a version, as the UI does, before the Nth call, for N = 1, 2, 3 …, until all calls are over."""
     template, delete = four.get_model_version(MODEL_NAME, "4"), four.delete_model_version
+    methods = [name for name in dir(MlflowClient) if "model_version" in name or "registered_model" in name]
+
+    def deleted_before(nth: int, going: int, n: int, call: Callable[[], Any]) -> Any:
+        if n == nth:
+            delete(MODEL_NAME, str(going))
+        return call()
+
     go(four, 3)
     last = 0
     for nth in range(1, 60, 3):
@@ -331,31 +351,15 @@ def test_a_deletion_in_the_midst_of_it_leaves_one_version(
             go(four, new)
         go(four, old, force=True)
         going = new if deleted == "the one that is promoted" else old
-        calls = 0
-
-        def counted(name: str):
-            real = getattr(MlflowClient, name)
-
-            def call(self: MlflowClient, *args, **kwargs):
-                nonlocal calls
-                calls += 1
-                if calls == nth:  # noqa: B023 -- used within this turn of the loop
-                    delete(MODEL_NAME, str(going))  # noqa: B023
-                return real(self, *args, **kwargs)
-
-            return call
-
         with monkeypatch.context() as counting:
-            for name in dir(MlflowClient):
-                if "model_version" in name or "registered_model" in name:
-                    counting.setattr(MlflowClient, name, counted(name))
+            calls = intercept(counting, methods, partial(deleted_before, nth, going))
             try:
                 promote(four, new, old, "test", True) if action == "promote" else rollback(four, old, "test")
                 said = ""
             except RegistryError as error:
                 said = error.message
         left = {version.number for version in all_versions(four)}
-        if calls < nth:
+        if calls() < nth:
             assert going in left
             break
         assert going not in left
