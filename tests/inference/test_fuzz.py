@@ -73,9 +73,13 @@ class Client:
         assert rows in (None, len(told))
         return 200
 
+    def close(self) -> None:
+        """End its connection."""
+        self._connection.socket.close()
+
     def renew(self) -> Connection:
         """Connect anew."""
-        self._connection.socket.close()
+        self.close()
         self._connection = self._proxy.connect()
         return self._connection
 
@@ -92,6 +96,7 @@ def client(proxy: Proxy, model_server: int) -> Iterator[Client]:
     before = proxy.answer(body(inputs=[FIRST])).body
     descriptors, memory = worker.num_fds(), worker.memory_info().rss
     yield asked
+    asked.close()
     assert worker.is_running()
     assert proxy.answer(body(inputs=[FIRST])).body == before
     assert worker.num_fds() <= descriptors + 2
