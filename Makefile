@@ -33,7 +33,7 @@ COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 STATE_OPTION = $(if $(STATE),--state '$(STATE)')
 
 .DEFAULT_GOAL := help
-.PHONY: help env data run test lint format serve stop canary canary-stop up train-docker down logs image image-smoke test-docker fuzz soak audit promote rollback history prune backup ui bench switches growth clean
+.PHONY: help env env-spark data run test lint format serve stop canary canary-stop up train-docker down logs image image-smoke test-docker fuzz soak audit promote rollback history prune backup ui bench switches growth clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,12 @@ $(VENV)/.made: requirements.txt requirements-server.txt requirements-dev.txt
 	    { echo "$(PYTHON) is not a Python 3.11: install one, or give PYTHON=path"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+env-spark: $(VENV)/.spark ## add Apache Spark to it, 450 MB, for engine=spark and streams; needs Java 17
+
+$(VENV)/.spark: requirements-spark.txt $(VENV)/.made
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-spark.txt
 	@touch $@
 
 data: env ## acquire and validate the default reviews into data/imdb.csv

@@ -1,5 +1,6 @@
 """Fixtures: real reviews, a real SQLite store, a copy of the project to drive commands in."""
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -34,6 +35,20 @@ sys.dont_write_bytecode = False
 # a shell starts background jobs with SIGINT ignored, and so would be every process that a test starts
 signal.signal(signal.SIGINT, signal.default_int_handler)
 SMALL = Settings(ngram_max=2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = [
+        name
+        for name, is_there in (
+            ("Apache Spark (make env-spark)", importlib.util.find_spec("pyspark")),
+            ("Java", shutil.which("java")),
+        )
+        if not is_there
+    ]
+    for item in items:
+        if missing and "spark" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason=f"{' and '.join(missing)} is not installed"))
 
 
 @pytest.fixture(scope="session")

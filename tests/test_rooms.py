@@ -11,8 +11,9 @@ MAY_IMPORT = {
     "sentiment_model": set(),
     "data": set(),
     "registry": set(),
-    "training": {"data", "sentiment_model", "registry"},
-    "inference": {"registry"},
+    "spark": set(),
+    "training": {"data", "sentiment_model", "registry", "spark"},
+    "inference": {"registry", "spark"},
 }
 
 

@@ -1,0 +1,135 @@
+"""A session of Apache Spark on any master; whatever is missing for one is said in one line."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import click
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+LOGGING = Path(__file__).with_name("log4j2.properties")
+JAVA = 17  # the oldest that Spark 4 runs on
+_MASTER = re.compile(r"local(\[(\d+|\*)(,\d+)?\])?|(spark|k8s)://\S+|yarn")
+
+master_option = click.option(
+    "--master",
+    default="local[*]",
+    show_default=True,
+    help="With engine=spark: local[n], spark://host:port, yarn or k8s://https://host:port.",
+)
+
+
+class SparkError(click.ClickException):
+    """Spark cannot be started, or a job of it failed; the message says why and what to do."""
+
+
+@contextmanager
+def session(master: str, name: str, **settings: str) -> Iterator["SparkSession"]:
+    """Run a block with a Spark session of the driver in this process; stop it afterwards.
+
+    What is set in ``spark-defaults.conf`` of ``SPARK_CONF_DIR`` holds, unless it is set here.
+
+    Parameters
+    ----------
+    master : str
+        ``local[n]``, ``spark://host:port``, ``yarn`` or ``k8s://https://host:port``.
+    name : str
+        Of the application.
+    **settings : str
+        Spark's own, with ``_`` for the dots.
+
+    Raises
+    ------
+    SparkError
+        If Spark or Java is missing or too old, or the master does not answer.
+    """
+    if not _MASTER.fullmatch(master):
+        raise SparkError(
+            f"master={master[:60]!r} is not known; expected local[n], local[*], spark://host:port, yarn or k8s://https://host:port"
+        )
+    try:
+        from pyspark.sql import SparkSession
+    except ImportError:
+        raise SparkError(
+            f"Apache Spark is not installed: 'make env-spark', or {Path(sys.executable).name} -m pip install -r requirements-spark.txt; "
+            f"it needs Java {JAVA} or newer"
+        ) from None
+    _check_java()
+    local = master.startswith("local")
+    if not local:
+        _check_answers(master)
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    if local:
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")  # else its ports would be open to the network
+    warnings.filterwarnings("ignore", message="PySpark does not yet fully support pandas")
+    builder = SparkSession.builder.master(master).appName(name)
+    defaults = {
+        "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
+    }
+    if "SPARK_CONF_DIR" not in os.environ:
+        defaults["spark.driver.extraJavaOptions"] = f"-Dlog4j2.configurationFile={LOGGING.as_uri()}"
+    given = {setting.replace("_", "."): value for setting, value in settings.items()}
+    for setting, value in (defaults | given).items():
+        builder = builder.config(setting, value)
+    try:
+        spark = builder.getOrCreate()
+    except Exception as error:  # of PySpark, of py4j, of the JVM
+        raise SparkError(f"Spark does not start on master={master}: {first_line(error)}") from None
+    try:
+        yield spark
+    finally:
+        spark.stop()
+
+
+def first_line(error: BaseException) -> str:
+    """Return what a fault of Spark says, without the stack traces of its processes."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:400] if lines else type(error).__name__
+
+
+def _check_java() -> None:
+    home = os.environ.get("JAVA_HOME")
+    java = str(Path(home, "bin", "java")) if home else shutil.which("java")
+    needs = (
+        f"Spark needs Java {JAVA} or newer (apt-get install openjdk-17-jre-headless, brew install openjdk@17)"
+    )
+    try:
+        told = subprocess.run([java or "java", "-version"], capture_output=True, text=True, timeout=60).stderr
+    except (OSError, subprocess.TimeoutExpired):
+        where = f"JAVA_HOME={home} holds none" if home else "there is none on the PATH"
+        raise SparkError(f"{needs}; {where}") from None
+    found = re.search(r'version "(?:1\.)?(\d+)', told)
+    if not found or int(found[1]) < JAVA:
+        raise SparkError(f"{needs}; {java} is {told.splitlines()[0][:80] if told else 'something else'}")
+
+
+def _check_answers(master: str) -> None:
+    """Ask for a connection: Spark itself tries for a minute, and then says little."""
+    if master == "yarn":
+        if not os.environ.get("HADOOP_CONF_DIR") and not os.environ.get("YARN_CONF_DIR"):
+            raise SparkError("master=yarn: set HADOOP_CONF_DIR to the folder of the cluster's configuration")
+        return
+    problems = []
+    for one in master.removeprefix("k8s://").removeprefix("spark://").split(","):
+        address = urlsplit(one if "//" in one else f"//{one}")
+        port = address.port or {"https": 443, "http": 80}.get(address.scheme, 7077)
+        try:
+            socket.create_connection((address.hostname or "", port), timeout=5).close()
+        except OSError as error:
+            problems.append(f"{address.hostname}:{port}: {error.strerror or error}")
+        else:
+            return
+    raise SparkError(
+        f"master={master} does not answer ({'; '.join(problems)}); check the address, and that it runs"
+    )
