@@ -1,0 +1,548 @@
+"""Tables of texts in files: CSV, JSON lines and Parquet, read and written in batches of bounded size.
+
+Nothing is guessed about a text. Every value of a CSV is a string; JSON and Parquet keep their types. A row that
+cannot be read stays in its place with the reason in the column ``_fault``; a file that cannot be read on is an error.
+"""
+
+import csv
+import glob
+import io
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+FAULT = "_fault"
+ROWS, BYTES = 2_000, 8 * 2**20  # of a batch, at most; a single row may be larger
+LONGEST = 256 * 2**20  # of a line of JSON, or a field of a CSV
+SAMPLE = 10_000  # lines of JSON, from which the types of its columns are known
+PIECE = 64 * 2**20  # bytes of a file that one task of Spark reads
+FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4", ".br": "brotli"}
+_AS_JSON = {b"holds": b"json"}  # a column of JSON of several types, kept as its text
+
+
+class FileError(click.ClickException):
+    """A file or folder cannot be read or written; the message says which, why and what to do."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files of one format and the same columns.
+
+    Attributes
+    ----------
+    files : list of Path
+        In the order of their rows.
+    form : str
+        ``csv``, ``jsonl`` or ``parquet``.
+    column : str
+        That of the texts.
+    schema : Schema
+        What :func:`read` gives: the columns of the files, the texts as strings, and ``_fault``.
+    """
+
+    files: list[Path]
+    form: str
+    column: str
+    schema: pa.Schema
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a file: row groups of a Parquet file, or bytes of uncompressed JSON lines, ``begin`` to ``end``."""
+
+    file: Path
+    begin: int = 0
+    end: int | None = None
+
+
+def form_of(path: Path) -> tuple[str, str | None]:
+    """Return the format and the compression that the name of a file says.
+
+    Raises
+    ------
+    FileError
+        If it says none.
+
+    Examples
+    --------
+    >>> form_of(Path("reviews.csv.gz"))
+    ('csv', 'gzip')
+    """
+    ends = [end.lower() for end in path.suffixes[-2:]]
+    compression = COMPRESSIONS.get(ends[-1]) if ends else None
+    form = FORMATS.get(ends[-2] if compression and len(ends) > 1 else ends[-1] if ends else "")
+    if not form or (compression and form == "parquet"):
+        raise FileError(
+            f"{path}: the name does not say the format; expected .csv, .jsonl (.ndjson, .json), both also with "
+            f"{', '.join(COMPRESSIONS)}, or .parquet"
+        )
+    return form, compression
+
+
+def find(given: str) -> list[Path]:
+    """Return the files of a path: itself, those of a folder and of its folders, or those that a pattern matches, sorted.
+
+    Names that begin with ``.`` or ``_`` are passed over, as other tools do: they are not finished, or not data.
+
+    Raises
+    ------
+    FileError
+        If there is none.
+    """
+    path = Path(given)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = [
+            file
+            for file in path.rglob("*")
+            if file.is_file() and not any(part[0] in "._" for part in file.relative_to(path).parts)
+        ]
+        if not found:
+            raise FileError(f"{path}: the folder holds no file")
+        return sorted(found)
+    found = [Path(file) for file in glob.glob(given, recursive=True) if Path(file).is_file()]
+    if not found:
+        kind = "no file matches" if glob.has_magic(given) else "no such file or folder"
+        raise FileError(f"{given}: {kind}; a relative path counts from {Path.cwd()}")
+    return sorted(found)
+
+
+def look(files: list[Path], column: str) -> Source:
+    """Look at files without reading their rows: one format, the same columns, among them the texts.
+
+    Raises
+    ------
+    FileError
+        If that is not so.
+    """
+    forms = {form_of(file)[0]: file for file in reversed(files)}
+    if len(forms) > 1:
+        raise FileError(f"{' and '.join(map(str, forms.values()))} are of several formats; give those of one")
+    (form,) = forms
+    schema = _columns(files[0], form, column)
+    if form != "jsonl":  # of which only reading shows the columns
+        for file in files[1:]:
+            other = _columns(file, form, column)
+            if not other.equals(schema):
+                raise FileError(f"{file} has other columns than {files[0]}: {_difference(other, schema)}")
+    if FAULT in schema.names:
+        raise FileError(f"{files[0]}: the column {FAULT!r} is in the way of a row's fault; rename it")
+    return Source(files, form, column, schema.append(pa.field(FAULT, pa.string())))
+
+
+def _columns(file: Path, form: str, column: str) -> pa.Schema:
+    try:
+        if form == "parquet":
+            schema = pq.read_schema(file).remove_metadata()
+        elif form == "csv":
+            with _open(file) as stream:
+                header = _header(file, _rows(stream))
+            schema = pa.schema([(name, pa.string()) for name in header])
+        else:
+            with _open(file) as stream:
+                schema = _json_schema(islice(_lines(file, stream), SAMPLE), column)
+    except (OSError, EOFError, pa.ArrowException, csv.Error, UnicodeError) as error:
+        raise unreadable(file, error) from None
+    if schema.names.count(column) != 1:
+        has = ", ".join(schema.names[:20]) or "none"
+        which = "more than one column" if column in schema.names else "no column"
+        raise FileError(f"{file} has {which} {column!r} (it has: {has}); say which with column=NAME")
+    twice = {name for name in schema.names if schema.names.count(name) > 1}
+    if twice:
+        raise FileError(f"{file} has the column {min(twice)!r} twice; rename one")
+    at = schema.get_field_index(column)
+    of_values = schema.types[at].value_type if pa.types.is_dictionary(schema.types[at]) else schema.types[at]
+    text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    if not any(kind(of_values) for kind in text + binary):
+        raise FileError(
+            f"{file}: the column {column!r} is {of_values}, no string; say which with column=NAME"
+        )
+    return schema.set(at, pa.field(column, pa.string()))
+
+
+def _difference(found: pa.Schema, expected: pa.Schema) -> str:
+    for name in [*expected.names, *found.names]:
+        one, other = (
+            schema.field(name).type if name in schema.names else "missing" for schema in (found, expected)
+        )
+        if one != other:
+            return f"{name!r} is {one}, there {other}"
+    return f"their order is {', '.join(found.names)}"
+
+
+def unreadable(file: Path, error: BaseException) -> FileError:
+    """Return the one line for a file that cannot be read."""
+    why = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+    return FileError(f"{file} cannot be read: {why}")
+
+
+def pieces(source: Source) -> list[Piece]:
+    """Return the parts of a source that can be read on their own, in the order of their rows."""
+    found: list[Piece] = []
+    for file in source.files:
+        size = file.stat().st_size
+        if source.form == "parquet":
+            groups = pq.read_metadata(file).num_row_groups
+            each = max(1, PIECE * groups // max(size, 1))
+            found += [Piece(file, at, min(at + each, groups)) for at in range(0, groups, each)]
+        elif source.form == "jsonl" and form_of(file)[1] is None:
+            found += [Piece(file, at, at + PIECE) for at in range(0, size, PIECE)]
+        else:
+            found.append(Piece(file))
+    return found
+
+
+def read(source: Source, piece: Piece) -> Iterator[tuple[pa.RecordBatch, int]]:
+    """Read the rows of a piece in batches of the source's schema, each with how many bytes of the file are behind it.
+
+    Raises
+    ------
+    FileError
+        If the file cannot be read on, or a value does not fit the type of its column.
+    """
+    try:
+        if source.form == "parquet":
+            yield from _read_parquet(source, piece)
+            return
+        with piece.file.open("rb") as raw:
+            reads = _read_csv if source.form == "csv" else _read_json
+            for batch in reads(source, piece, raw):
+                yield batch, raw.tell() - piece.begin
+    except (OSError, EOFError, pa.ArrowException, csv.Error) as error:
+        raise unreadable(piece.file, error) from None
+
+
+def _open(file: Path, raw: BinaryIO | None = None) -> BinaryIO:
+    compression = form_of(file)[1]
+    raw = raw or file.open("rb")
+    if compression is None:
+        return io.BufferedReader(raw, 2**20) if isinstance(raw, io.RawIOBase) else raw
+    return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw, "r"), compression), 2**20)  # type: ignore[type-var]
+
+
+def _rows(stream: BinaryIO) -> Any:
+    begins = stream.peek(4)[:4]  # type: ignore[attr-defined]
+    encoding = "utf-16" if begins[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    csv.field_size_limit(LONGEST)
+    text = io.TextIOWrapper(stream, encoding, "surrogateescape" if encoding == "utf-8-sig" else "replace", "")
+    return csv.reader(text, strict=True)
+
+
+def _header(file: Path, rows: Iterator[list[str]]) -> list[str]:
+    for row in rows:
+        if row:
+            return [readable(name) for name in row]
+    raise FileError(f"{file} is empty; its first line must name its columns")
+
+
+def readable(text: str) -> str:
+    r"""Return a text with what is no Unicode in it replaced.
+
+    Examples
+    --------
+    >>> readable("caf\\udce9")
+    'caf�'
+    """
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") if _lone(text) else text
+
+
+def _lone(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _read_csv(source: Source, piece: Piece, raw: BinaryIO) -> Iterator[pa.RecordBatch]:
+    rows = _rows(_open(piece.file, raw))
+    names = _header(piece.file, rows)
+    for some in _batched(_checked(piece.file, rows, len(names)), lambda row: sum(map(len, row[0]))):
+        columns = [list(values) for values in zip(*(row for row, _ in some), strict=True)]
+        yield _batch(source, dict(zip(names, columns, strict=True)), [fault for _, fault in some])
+
+
+def _checked(file: Path, rows: Any, width: int) -> Iterator[tuple[list[str], str | None]]:
+    """Give each row ``width`` fields, and say which had not."""
+    while True:
+        fault = None
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if "expected after" not in str(error):  # without its end, nobody can tell what the field holds
+                raise FileError(
+                    f"{file}, line {rows.line_num}: a field in quotes does not end ({error})"
+                ) from None
+            row, fault = (
+                [],
+                "the line is not CSV: text after a closing quote; quotes within a field are doubled",
+            )
+        else:
+            if not row and width > 1:
+                continue
+            if not row:
+                row = [""]  # of a single column an empty line is an empty text
+            if len(row) != width:
+                fault = f"the line has {len(row)} fields, the header has {width}"
+        yield (row + [""] * width)[:width], fault
+
+
+def _lines(file: Path, stream: BinaryIO) -> Iterator[bytes]:
+    while line := stream.readline(LONGEST):
+        if len(line) == LONGEST and not line.endswith(b"\n"):
+            raise FileError(f"{file}: a line is longer than {LONGEST // 2**20} MiB; is it JSON lines?")
+        if line.strip():
+            yield line
+
+
+def _object(line: bytes) -> tuple[dict[str, Any], str | None]:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return {}, f"the line is not JSON in UTF-8: {str(error)[:100]}"
+    if not isinstance(found, dict):
+        return {}, f"the line holds {type(found).__name__}, no JSON object"
+    return found, None
+
+
+def _json_schema(lines: Iterable[bytes], column: str) -> pa.Schema:
+    kinds: dict[str, set[type]] = {}
+    for line in lines:
+        for name, value in _object(line)[0].items():
+            kinds.setdefault(name, set()).add(type(value))
+    kinds.setdefault(column, set()) if not kinds else None
+    single = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    fields = []
+    for name, found in kinds.items():
+        found = found - {type(None)}
+        if name == column or not found:
+            fields.append(pa.field(name, pa.string()))
+        elif len(found) == 1 and found <= single.keys():
+            fields.append(pa.field(name, single[min(found, key=str)]))
+        elif found == {int, float}:
+            fields.append(pa.field(name, pa.float64()))
+        else:
+            fields.append(pa.field(name, pa.string(), metadata=_AS_JSON))
+    return pa.schema(fields)
+
+
+def _read_json(source: Source, piece: Piece, raw: BinaryIO) -> Iterator[pa.RecordBatch]:
+    if piece.begin:  # the line across the border is the piece's before
+        raw.seek(piece.begin - 1)
+        raw.readline()
+    stream = _open(piece.file, raw)
+    lines: Iterator[bytes] = _lines(piece.file, stream)
+    if piece.end is not None:
+        lines = _until(lines, stream, piece.end)
+    names = source.schema.names[:-1]
+    known = set(names)
+    for some in _batched(lines, len):
+        objects, faults = map(list, zip(*map(_object, some), strict=True))
+        for at, (line, fault) in enumerate(zip(some, faults, strict=True)):
+            found = objects[at]
+            if fault:
+                found[source.column] = line.decode("utf-8", "replace").rstrip("\r\n")
+            elif not found.keys() <= known:
+                new = min(found.keys() - known)
+                raise FileError(
+                    f"{piece.file}: {line[:60].decode('utf-8', 'replace')!r}… has a column {new!r}, which the first {SAMPLE:,} "
+                    f"lines of {source.files[0]} have not; name it there, with null"
+                )
+            else:
+                text = found.get(source.column)
+                if text is not None and not isinstance(text, str):
+                    faults[at] = f"text is of type {type(text).__name__}; send a non-empty string"
+                    found[source.column] = json.dumps(text)
+        yield _batch(source, {name: [one.get(name) for one in objects] for name in names}, faults)
+
+
+def _until(lines: Iterator[bytes], stream: BinaryIO, end: int) -> Iterator[bytes]:
+    while stream.tell() < end and (line := next(lines, None)) is not None:
+        yield line
+
+
+def _batched(rows: Iterable[Any], size: Any) -> Iterator[list[Any]]:
+    some: list[Any] = []
+    weight = 0
+    for row in rows:
+        some.append(row)
+        weight += size(row)
+        if len(some) == ROWS or weight >= BYTES:
+            yield some
+            some, weight = [], 0
+    if some:
+        yield some
+
+
+def _batch(source: Source, columns: dict[str, list[Any]], faults: list[str | None]) -> pa.RecordBatch:
+    arrays = []
+    for field in list(source.schema)[:-1]:
+        values = columns[field.name]
+        if field.metadata == _AS_JSON:
+            values = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+        try:
+            arrays.append(pa.array(values, field.type))
+        except UnicodeEncodeError:
+            for at, value in enumerate(values):
+                if isinstance(value, str) and _lone(value):
+                    values[at] = readable(value)
+                    faults[at] = faults[at] or f"the column {field.name!r} is not UTF-8"
+            arrays.append(pa.array(values, field.type))
+        except (pa.ArrowException, OverflowError) as error:
+            raise FileError(_misfit(source, field, values, error)) from None
+    return pa.RecordBatch.from_arrays([*arrays, pa.array(faults, pa.string())], schema=source.schema)
+
+
+def _misfit(source: Source, field: pa.Field, values: list[Any], error: Exception) -> str:
+    for value in values:
+        try:
+            pa.array([value], field.type)
+        except (pa.ArrowException, OverflowError):
+            return (
+                f"the column {field.name!r} holds {json.dumps(value)[:60]}, and only {field.type} in the first {SAMPLE:,} lines "
+                f"of {source.files[0]}; make it one type, or have such a value among these lines"
+            )
+    return str(error)
+
+
+def _read_parquet(source: Source, piece: Piece) -> Iterator[tuple[pa.RecordBatch, int]]:
+    with pq.ParquetFile(piece.file, pre_buffer=False, buffer_size=2**20) as file:
+        groups = range(piece.begin, file.num_row_groups if piece.end is None else piece.end)
+        size = piece.file.stat().st_size
+        rows = 0
+        for batch in file.iter_batches(ROWS, row_groups=list(groups), use_threads=False):
+            rows += len(batch)
+            yield _from_arrow(source, batch), size * rows // max(file.metadata.num_rows, 1)
+
+
+def _from_arrow(source: Source, batch: pa.RecordBatch) -> pa.RecordBatch:
+    faults = pa.nulls(len(batch), pa.string())
+    arrays = []
+    for name, values in zip(batch.schema.names, batch.columns, strict=True):
+        if name == source.column:
+            if pa.types.is_dictionary(values.type):
+                values = values.dictionary_decode()
+            values, faults = _valid(values)
+        arrays.append(values)
+    return pa.RecordBatch.from_arrays([*arrays, faults], schema=source.schema)
+
+
+def _valid(values: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Return strings, and a fault for each that is not UTF-8: a Parquet file may hold any bytes."""
+    if pa.types.is_null(values.type):
+        return values.cast(pa.string()), pa.nulls(len(values), pa.string())
+    try:
+        strings = values.cast(pa.string())
+        strings.validate(full=True)
+    except pa.ArrowInvalid:
+        decoded, faults = [], []
+        for value in values.cast(pa.large_binary()).to_pylist():
+            try:
+                decoded.append(None if value is None else value.decode())
+                faults.append(None)
+            except UnicodeDecodeError:
+                decoded.append(value.decode("utf-8", "replace"))
+                faults.append("text is not UTF-8")
+        return pa.array(decoded, pa.string()), pa.array(faults, pa.string())
+    return strings, pa.nulls(len(values), pa.string())
+
+
+class Writer:
+    """Writes batches to one file, in the format and compression that are given.
+
+    Parameters
+    ----------
+    path : Path
+    form : str
+    compression : str or None
+    schema : Schema
+    """
+
+    def __init__(self, path: Path, form: str, compression: str | None, schema: pa.Schema) -> None:
+        self._form, self._schema = form, schema
+        self._waiting: deque[pa.RecordBatch] = deque()
+        self._bytes = 0
+        self._parquet = self._stream = self._csv = None
+        if form == "parquet":
+            self._parquet = pq.ParquetWriter(path, schema.remove_metadata(), compression="zstd")
+            return
+        self._stream = pa.output_stream(str(path), compression=compression)
+        if form == "csv":
+            flat = pa.schema([(field.name, _flat(field.type)) for field in schema])
+            self._csv = pyarrow.csv.CSVWriter(
+                self._stream, flat, write_options=pyarrow.csv.WriteOptions(quoting_style="needed")
+            )
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Write one batch of the schema."""
+        if self._parquet:
+            self._waiting.append(batch)
+            self._bytes += batch.nbytes
+            if self._bytes >= PIECE:
+                self._flush()
+        elif self._csv:
+            self._csv.write_batch(
+                pa.RecordBatch.from_arrays(
+                    [_as_text(values) for values in batch.columns], names=batch.schema.names
+                )
+            )
+        else:
+            json_columns = [field.name for field in self._schema if field.metadata == _AS_JSON]
+            for row in batch.to_pylist():
+                for name in json_columns:
+                    row[name] = None if row[name] is None else json.loads(row[name])
+                line = json.dumps(row, ensure_ascii=False, default=str)
+                self._stream.write(f"{line}\n".encode())
+
+    def _flush(self) -> None:
+        if self._waiting:  # a row group of its own for each batch would be a slow file
+            self._parquet.write_table(pa.Table.from_batches(self._waiting).replace_schema_metadata(None))
+            self._waiting.clear()
+            self._bytes = 0
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._parquet:
+            self._flush()
+        for one in (self._parquet, self._csv, self._stream):
+            if one:
+                one.close()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *fault: object) -> None:
+        self.close()
+
+
+def _flat(kind: pa.DataType) -> pa.DataType:
+    simple = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return kind if simple or pa.types.is_temporal(kind) else pa.string()
+
+
+def _as_text(values: pa.Array) -> pa.Array:
+    if _flat(values.type) == values.type:
+        return values
+    if pa.types.is_nested(values.type):
+        return pa.array(
+            [
+                None if v is None else json.dumps(v, ensure_ascii=False, default=str)
+                for v in values.to_pylist()
+            ],
+            pa.string(),
+        )
+    return values.cast(pa.string())

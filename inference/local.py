@@ -1,0 +1,110 @@
+"""Scoring a source on this machine: one process reads and writes, one on each core scores."""
+
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import accumulate
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import Any
+
+import joblib
+import mlflow
+import pandas as pd
+import pyarrow as pa
+from tqdm import tqdm
+
+from inference.answers import Counts, Scored, answered
+from inference.files import FAULT, Piece, Source, read
+from registry.errors import RegistryError
+from registry.versions import check_examples
+
+_model: Any = None  # of a process that scores
+
+
+def score(source: Source, copy: Path, scored: Scored, write: Callable[[pa.RecordBatch], None]) -> Counts:
+    """Score the rows of a source in their order, in bounded memory.
+
+    Parameters
+    ----------
+    source : Source
+    copy : Path
+        The verified files of a version.
+    scored : Scored
+        What is added to the rows.
+    write : callable
+        Is given the scored batches.
+
+    Raises
+    ------
+    RegistryError
+        If the model does not load, or a process that scores is killed.
+    FileError
+        If a file cannot be read on.
+    """
+    workers = joblib.cpu_count()
+    counts = Counts()
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _load, (str(copy),))
+    try:
+        check_examples(copy, lambda texts: pool.submit(_answers, texts.tolist()).result().to_pandas())
+        waiting: deque[tuple[pa.RecordBatch, Future[pa.RecordBatch]]] = deque()
+
+        def finish() -> None:
+            batch, answers = waiting.popleft()
+            done = scored.add(batch, answers.result())
+            counts.add(done, scored)
+            write(done)
+
+        for batch in _with_progress(source):
+            texts = batch[source.column].to_pylist()
+            if batch[FAULT].null_count < len(batch):
+                texts = [
+                    None if fault else text
+                    for text, fault in zip(texts, batch[FAULT].to_pylist(), strict=True)
+                ]
+            waiting.append((batch, pool.submit(_answers, texts)))
+            if len(waiting) > 2 * workers:
+                finish()
+        while waiting:
+            finish()
+    except BrokenProcessPool:
+        raise RegistryError(
+            "a process that scores ended: the model does not load (see above), or the machine is out of memory"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return counts
+
+
+def _with_progress(source: Source) -> Iterator[pa.RecordBatch]:
+    sizes = [file.stat().st_size for file in source.files]
+    total = sum(sizes)
+    with tqdm(total=total, desc="scoring", unit="B", unit_scale=True, disable=None) as progress:
+        for file, behind in zip(source.files, accumulate(sizes, initial=0), strict=False):
+            for batch, at in read(source, Piece(file)):
+                yield batch
+                progress.update(min(behind + at, total) - progress.n)
+
+
+def _load(copy: str) -> None:
+    global _model
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us, in order
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    _model = mlflow.pyfunc.load_model(copy)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None  # noqa: S101 -- this process was spawned
+    parent.join()
+    os._exit(1)
+
+
+def _answers(texts: list[str | None]) -> pa.RecordBatch:
+    (name,) = _model.metadata.get_input_schema().input_names()
+    return answered(_model.predict(pd.DataFrame({name: pd.Series(texts, dtype=object)})))
