@@ -8,8 +8,8 @@ import csv
 import glob
 import io
 import json
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,8 @@ FAULT = "_fault"
 ROWS, BYTES = 2_000, 8 * 2**20  # of a batch, at most; a single row may be larger
 LONGEST = 256 * 2**20  # of a line of JSON, or a field of a CSV
 SAMPLE = 10_000  # lines of JSON, from which the types of its columns are known
-PIECE = 64 * 2**20  # bytes of a file that one task of Spark reads
+GROUP = 64 * 2**20  # bytes in memory of a row group that is written
+PIECES = 4 * 2**20, 256 * 2**20  # bytes of a file that one task of Spark reads, at least and at most
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4", ".br": "brotli"}
 _AS_JSON = {b"holds": b"json"}  # a column of JSON of several types, kept as its text
@@ -36,33 +37,43 @@ class FileError(click.ClickException):
 
 @dataclass(frozen=True)
 class Source:
-    """Files of one format and the same columns.
+    """Files with the same columns.
 
     Attributes
     ----------
     files : list of Path
         In the order of their rows.
-    form : str
-        ``csv``, ``jsonl`` or ``parquet``.
     column : str
         That of the texts.
     schema : Schema
         What :func:`read` gives: the columns of the files, the texts as strings, and ``_fault``.
+    forgiving : bool
+        Whether what does not fit is a row with a fault, as in a stream, and not an error.
     """
 
     files: list[Path]
-    form: str
     column: str
     schema: pa.Schema
+    forgiving: bool = False
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a file: row groups of a Parquet file, or bytes of uncompressed JSON lines, ``begin`` to ``end``."""
+    """A part of a file: row groups of a Parquet file, or bytes of uncompressed JSON lines, ``begin`` to ``end``.
+
+    Attributes
+    ----------
+    size : int
+        About how many bytes of the file it is.
+    fault : str or None
+        Why the file cannot be read: it is one row then, which says so.
+    """
 
     file: Path
     begin: int = 0
     end: int | None = None
+    size: int = 0
+    fault: str | None = None
 
 
 def form_of(path: Path) -> tuple[str, str | None]:
@@ -130,18 +141,25 @@ def look(files: list[Path], column: str) -> Source:
     if len(forms) > 1:
         raise FileError(f"{' and '.join(map(str, forms.values()))} are of several formats; give those of one")
     (form,) = forms
-    schema = _columns(files[0], form, column)
+    schema = columns(files[0], form, column)
     if form != "jsonl":  # of which only reading shows the columns
         for file in files[1:]:
-            other = _columns(file, form, column)
+            other = columns(file, form, column)
             if not other.equals(schema):
-                raise FileError(f"{file} has other columns than {files[0]}: {_difference(other, schema)}")
+                raise FileError(f"{file} has other columns than {files[0]}: {difference(other, schema)}")
     if FAULT in schema.names:
         raise FileError(f"{files[0]}: the column {FAULT!r} is in the way of a row's fault; rename it")
-    return Source(files, form, column, schema.append(pa.field(FAULT, pa.string())))
+    return Source(files, column, schema.append(pa.field(FAULT, pa.string())))
 
 
-def _columns(file: Path, form: str, column: str) -> pa.Schema:
+def columns(file: Path, form: str, column: str) -> pa.Schema:
+    """Return the columns of a file, the texts as strings; of JSON lines those that its first lines have.
+
+    Raises
+    ------
+    FileError
+        If it cannot be read, or has no such column of texts.
+    """
     try:
         if form == "parquet":
             schema = pq.read_schema(file).remove_metadata()
@@ -172,7 +190,8 @@ def _columns(file: Path, form: str, column: str) -> pa.Schema:
     return schema.set(at, pa.field(column, pa.string()))
 
 
-def _difference(found: pa.Schema, expected: pa.Schema) -> str:
+def difference(found: pa.Schema, expected: pa.Schema) -> str:
+    """Say how columns differ from those that are expected."""
     for name in [*expected.names, *found.names]:
         one, other = (
             schema.field(name).type if name in schema.names else "missing" for schema in (found, expected)
@@ -188,20 +207,56 @@ def unreadable(file: Path, error: BaseException) -> FileError:
     return FileError(f"{file} cannot be read: {why}")
 
 
-def pieces(source: Source) -> list[Piece]:
-    """Return the parts of a source that can be read on their own, in the order of their rows."""
+def pieces(source: Source, parallel: int) -> list[Piece]:
+    """Return the parts of a source that can be read on their own, in the order of their rows.
+
+    Parameters
+    ----------
+    source : Source
+    parallel : int
+        How many are read at a time.
+    """
+    sizes = [file.stat().st_size for file in source.files]
+    each = _size(sum(sizes), parallel)
     found: list[Piece] = []
-    for file in source.files:
-        size = file.stat().st_size
-        if source.form == "parquet":
+    for file, size in zip(source.files, sizes, strict=True):
+        form, compression = form_of(file)
+        if form == "parquet":
             groups = pq.read_metadata(file).num_row_groups
-            each = max(1, PIECE * groups // max(size, 1))
-            found += [Piece(file, at, min(at + each, groups)) for at in range(0, groups, each)]
-        elif source.form == "jsonl" and form_of(file)[1] is None:
-            found += [Piece(file, at, at + PIECE) for at in range(0, size, PIECE)]
+            step = max(1, each * groups // max(size, 1))
+            found += [
+                Piece(file, at, min(at + step, groups), size * step // groups)
+                for at in range(0, groups, step)
+            ]
+        elif form == "jsonl" and compression is None:
+            found += [Piece(file, at, at + each, min(each, size - at)) for at in range(0, size, each)]
         else:
-            found.append(Piece(file))
+            found.append(Piece(file, size=size))
     return found
+
+
+def packed(parts: list[Piece], parallel: int) -> list[list[Piece]]:
+    """Return parts in groups that are worth a task of their own, in their order."""
+    each = _size(sum(piece.size for piece in parts), parallel)
+    groups: list[list[Piece]] = []
+    room = 0
+    for piece in parts:
+        if not groups or room < piece.size:
+            groups.append([])
+            room = each
+        groups[-1].append(piece)
+        room -= piece.size
+    return groups
+
+
+def _size(total: int, parallel: int) -> int:
+    least, most = PIECES
+    return min(max(total // (2 * parallel), least), most)
+
+
+def faulty(source: Source, fault: str) -> pa.RecordBatch:
+    """Return the one row that stands for what cannot be read."""
+    return pa.RecordBatch.from_pylist([{FAULT: fault}], schema=source.schema)
 
 
 def read(source: Source, piece: Piece) -> Iterator[tuple[pa.RecordBatch, int]]:
@@ -212,24 +267,31 @@ def read(source: Source, piece: Piece) -> Iterator[tuple[pa.RecordBatch, int]]:
     FileError
         If the file cannot be read on, or a value does not fit the type of its column.
     """
+    if piece.fault:
+        yield faulty(source, piece.fault), 0
+        return
     try:
-        if source.form == "parquet":
+        form = form_of(piece.file)[0]
+        if form == "parquet":
             yield from _read_parquet(source, piece)
             return
         with piece.file.open("rb") as raw:
-            reads = _read_csv if source.form == "csv" else _read_json
+            reads = _read_csv if form == "csv" else _read_json
             for batch in reads(source, piece, raw):
                 yield batch, raw.tell() - piece.begin
-    except (OSError, EOFError, pa.ArrowException, csv.Error) as error:
-        raise unreadable(piece.file, error) from None
+    except (OSError, EOFError, pa.ArrowException, csv.Error, FileError) as error:
+        told = error if isinstance(error, FileError) else unreadable(piece.file, error)
+        if not source.forgiving:
+            raise told from None
+        yield faulty(source, told.message), 0
 
 
 def _open(file: Path, raw: BinaryIO | None = None) -> BinaryIO:
     compression = form_of(file)[1]
     raw = raw or file.open("rb")
     if compression is None:
-        return io.BufferedReader(raw, 2**20) if isinstance(raw, io.RawIOBase) else raw
-    return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw, "r"), compression), 2**20)  # type: ignore[type-var]
+        return raw
+    return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw, "r"), compression), 2**20)
 
 
 def _rows(stream: BinaryIO) -> Any:
@@ -309,7 +371,8 @@ def _lines(file: Path, stream: BinaryIO) -> Iterator[bytes]:
             yield line
 
 
-def _object(line: bytes) -> tuple[dict[str, Any], str | None]:
+def as_object(line: bytes) -> tuple[dict[str, Any], str | None]:
+    """Return what a line of JSON holds, and why it does not hold an object."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -322,7 +385,7 @@ def _object(line: bytes) -> tuple[dict[str, Any], str | None]:
 def _json_schema(lines: Iterable[bytes], column: str) -> pa.Schema:
     kinds: dict[str, set[type]] = {}
     for line in lines:
-        for name, value in _object(line)[0].items():
+        for name, value in as_object(line)[0].items():
             kinds.setdefault(name, set()).add(type(value))
     kinds.setdefault(column, set()) if not kinds else None
     single = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
@@ -340,6 +403,17 @@ def _json_schema(lines: Iterable[bytes], column: str) -> pa.Schema:
     return pa.schema(fields)
 
 
+def text_of(
+    found: dict[str, Any], fault: str | None, line: bytes, column: str
+) -> tuple[str | None, str | None]:
+    """Return the text of a line of JSON, and why it cannot be scored: then the text is all that the line holds."""
+    text = found.get(column)
+    if fault is None and (text is None or isinstance(text, str)):
+        return text, None
+    fault = fault or f"text is of type {type(text).__name__}; send a non-empty string"
+    return line.decode("utf-8", "replace").rstrip("\r\n"), fault
+
+
 def _read_json(source: Source, piece: Piece, raw: BinaryIO) -> Iterator[pa.RecordBatch]:
     if piece.begin:  # the line across the border is the piece's before
         raw.seek(piece.begin - 1)
@@ -349,25 +423,62 @@ def _read_json(source: Source, piece: Piece, raw: BinaryIO) -> Iterator[pa.Recor
     if piece.end is not None:
         lines = _until(lines, stream, piece.end)
     names = source.schema.names[:-1]
-    known = set(names)
     for some in _batched(lines, len):
-        objects, faults = map(list, zip(*map(_object, some), strict=True))
-        for at, (line, fault) in enumerate(zip(some, faults, strict=True)):
-            found = objects[at]
-            if fault:
-                found[source.column] = line.decode("utf-8", "replace").rstrip("\r\n")
-            elif not found.keys() <= known:
-                new = min(found.keys() - known)
-                raise FileError(
-                    f"{piece.file}: {line[:60].decode('utf-8', 'replace')!r}… has a column {new!r}, which the first {SAMPLE:,} "
-                    f"lines of {source.files[0]} have not; name it there, with null"
+        objects, faults = map(list, zip(*map(as_object, some), strict=True))
+        for at, line in enumerate(some):
+            new = objects[at].keys() - set(names)
+            if new and not source.forgiving:
+                raise FileError(_unfit(piece.file, source, min(new), f"stands in the line {_short(line)}"))
+            fault = _unfit(piece.file, source, min(new), "is new") if new else faults[at]
+            objects[at][source.column], faults[at] = text_of(objects[at], fault, line, source.column)
+        columns = {name: [one.get(name) for one in objects] for name in names}
+        for field in list(source.schema)[:-1]:
+            for at in _misfits(columns[field.name], field):
+                value = (
+                    f"holds {_short(json.dumps(columns[field.name][at]).encode())}, which is no {field.type}"
                 )
-            else:
-                text = found.get(source.column)
-                if text is not None and not isinstance(text, str):
-                    faults[at] = f"text is of type {type(text).__name__}; send a non-empty string"
-                    found[source.column] = json.dumps(text)
-        yield _batch(source, {name: [one.get(name) for one in objects] for name in names}, faults)
+                fault = _unfit(piece.file, source, field.name, value)
+                if not source.forgiving:
+                    raise FileError(fault)
+                columns[field.name][at] = None
+                faults[at], columns[source.column][at] = fault, some[at].decode("utf-8", "replace").rstrip()
+        yield _batch(source, columns, faults)
+
+
+def _short(line: bytes) -> str:
+    return line[:60].decode("utf-8", "replace").strip() + ("…" if len(line) > 60 else "")
+
+
+def _unfit(file: Path, source: Source, name: str, what: str) -> str:
+    if source.forgiving:
+        return f"{file}: the column {name!r} {what}; the columns are those of the first file of the stream"
+    return (
+        f"{file}: the column {name!r} {what}; the columns are those of the first {SAMPLE:,} lines of {source.files[0]}. "
+        "Have such a line among them, or make it fit"
+    )
+
+
+def _misfits(values: list[Any], field: pa.Field) -> list[int]:
+    """Return the places of values that are not of the type of their column."""
+    if field.metadata == _AS_JSON:
+        return []
+    try:
+        pa.array(values, field.type)
+    except UnicodeEncodeError:
+        return [at for at, value in enumerate(values) if not isinstance(value, str | None)]
+    except (pa.ArrowException, OverflowError):
+        return [at for at, value in enumerate(values) if not _fits(value, field)]
+    return []
+
+
+def _fits(value: Any, field: pa.Field) -> bool:
+    try:
+        pa.array([value], field.type)
+    except UnicodeEncodeError:
+        return True
+    except (pa.ArrowException, OverflowError):
+        return False
+    return True
 
 
 def _until(lines: Iterator[bytes], stream: BinaryIO, end: int) -> Iterator[bytes]:
@@ -402,21 +513,7 @@ def _batch(source: Source, columns: dict[str, list[Any]], faults: list[str | Non
                     values[at] = readable(value)
                     faults[at] = faults[at] or f"the column {field.name!r} is not UTF-8"
             arrays.append(pa.array(values, field.type))
-        except (pa.ArrowException, OverflowError) as error:
-            raise FileError(_misfit(source, field, values, error)) from None
     return pa.RecordBatch.from_arrays([*arrays, pa.array(faults, pa.string())], schema=source.schema)
-
-
-def _misfit(source: Source, field: pa.Field, values: list[Any], error: Exception) -> str:
-    for value in values:
-        try:
-            pa.array([value], field.type)
-        except (pa.ArrowException, OverflowError):
-            return (
-                f"the column {field.name!r} holds {json.dumps(value)[:60]}, and only {field.type} in the first {SAMPLE:,} lines "
-                f"of {source.files[0]}; make it one type, or have such a value among these lines"
-            )
-    return str(error)
 
 
 def _read_parquet(source: Source, piece: Piece) -> Iterator[tuple[pa.RecordBatch, int]]:
@@ -449,7 +546,8 @@ def _valid(values: pa.Array) -> tuple[pa.Array, pa.Array]:
         strings = values.cast(pa.string())
         strings.validate(full=True)
     except pa.ArrowInvalid:
-        decoded, faults = [], []
+        decoded: list[str | None] = []
+        faults: list[str | None] = []
         for value in values.cast(pa.large_binary()).to_pylist():
             try:
                 decoded.append(None if value is None else value.decode())
@@ -461,72 +559,69 @@ def _valid(values: pa.Array) -> tuple[pa.Array, pa.Array]:
     return strings, pa.nulls(len(values), pa.string())
 
 
-class Writer:
-    """Writes batches to one file, in the format and compression that are given.
+Write = Callable[[pa.RecordBatch], None]
+
+
+@contextmanager
+def writing(path: Path, form: str, compression: str | None, schema: pa.Schema) -> Iterator[Write]:
+    """Give a function that writes batches of a schema to a new file, which is complete when the block ends.
 
     Parameters
     ----------
     path : Path
-    form : str
-    compression : str or None
+    form, compression : str, str or None
+        As :func:`form_of` returns them.
     schema : Schema
     """
+    if form == "parquet":
+        with _parquet(path, schema) as write:
+            yield write
+    else:
+        kind = _csv if form == "csv" else _json
+        with pa.output_stream(str(path), compression=compression) as stream, kind(stream, schema) as write:
+            yield write
 
-    def __init__(self, path: Path, form: str, compression: str | None, schema: pa.Schema) -> None:
-        self._form, self._schema = form, schema
-        self._waiting: deque[pa.RecordBatch] = deque()
-        self._bytes = 0
-        self._parquet = self._stream = self._csv = None
-        if form == "parquet":
-            self._parquet = pq.ParquetWriter(path, schema.remove_metadata(), compression="zstd")
-            return
-        self._stream = pa.output_stream(str(path), compression=compression)
-        if form == "csv":
-            flat = pa.schema([(field.name, _flat(field.type)) for field in schema])
-            self._csv = pyarrow.csv.CSVWriter(
-                self._stream, flat, write_options=pyarrow.csv.WriteOptions(quoting_style="needed")
-            )
 
-    def write(self, batch: pa.RecordBatch) -> None:
-        """Write one batch of the schema."""
-        if self._parquet:
-            self._waiting.append(batch)
-            self._bytes += batch.nbytes
-            if self._bytes >= PIECE:
-                self._flush()
-        elif self._csv:
-            self._csv.write_batch(
-                pa.RecordBatch.from_arrays(
-                    [_as_text(values) for values in batch.columns], names=batch.schema.names
-                )
-            )
-        else:
-            json_columns = [field.name for field in self._schema if field.metadata == _AS_JSON]
-            for row in batch.to_pylist():
-                for name in json_columns:
-                    row[name] = None if row[name] is None else json.loads(row[name])
-                line = json.dumps(row, ensure_ascii=False, default=str)
-                self._stream.write(f"{line}\n".encode())
+@contextmanager
+def _parquet(path: Path, schema: pa.Schema) -> Iterator[Write]:
+    schema = schema.remove_metadata()
+    with pq.ParquetWriter(path, schema, compression="zstd") as file:
+        waiting: list[pa.RecordBatch] = []
 
-    def _flush(self) -> None:
-        if self._waiting:  # a row group of its own for each batch would be a slow file
-            self._parquet.write_table(pa.Table.from_batches(self._waiting).replace_schema_metadata(None))
-            self._waiting.clear()
-            self._bytes = 0
+        def flush() -> None:
+            file.write_table(pa.Table.from_batches(waiting, schema))
+            waiting.clear()
 
-    def close(self) -> None:
-        """Finish the file."""
-        if self._parquet:
-            self._flush()
-        for one in (self._parquet, self._csv, self._stream):
-            if one:
-                one.close()
+        def write(batch: pa.RecordBatch) -> None:
+            waiting.append(batch.cast(schema))
+            if sum(one.nbytes for one in waiting) >= GROUP:  # a row group for each batch would be a slow file
+                flush()
 
-    def __enter__(self) -> "Writer":
-        return self
+        yield write
+        flush()
 
-    def __exit__(self, kind: type[BaseException] | None, *fault: object) -> None:
-        self.close()
+
+@contextmanager
+def _csv(stream: pa.NativeFile, schema: pa.Schema) -> Iterator[Write]:
+    flat = pa.schema([(field.name, _flat(field.type)) for field in schema])
+    options = pyarrow.csv.WriteOptions(quoting_style="needed")
+    with pyarrow.csv.CSVWriter(stream, flat, write_options=options) as file:
+        yield lambda batch: file.write_batch(
+            pa.RecordBatch.from_arrays([_as_text(values) for values in batch.columns], schema=flat)
+        )
+
+
+@contextmanager
+def _json(stream: pa.NativeFile, schema: pa.Schema) -> Iterator[Write]:
+    parsed = [field.name for field in schema if field.metadata == _AS_JSON]
+
+    def write(batch: pa.RecordBatch) -> None:
+        for row in batch.to_pylist():
+            for name in parsed:
+                row[name] = None if row[name] is None else json.loads(row[name])
+            stream.write(f"{json.dumps(row, ensure_ascii=False, default=str)}\n".encode())
+
+    yield write
 
 
 def _flat(kind: pa.DataType) -> pa.DataType:

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import accumulate
@@ -19,14 +19,14 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from inference.answers import Counts, Scored, answered
-from inference.files import FAULT, Piece, Source, read
+from inference.files import FAULT, Piece, Source, Write, read
 from registry.errors import RegistryError
 from registry.versions import check_examples
 
 _model: Any = None  # of a process that scores
 
 
-def score(source: Source, copy: Path, scored: Scored, write: Callable[[pa.RecordBatch], None]) -> Counts:
+def score(source: Source, copy: Path, scored: Scored, write: Write) -> Counts:
     """Score the rows of a source in their order, in bounded memory.
 
     Parameters

@@ -22,8 +22,11 @@ def whole(output: Path, overwrite: bool) -> Iterator[Path]:
     FileError
         If ``output`` is there and may not be overwritten, or another process writes it.
     """
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"{output} cannot be written: {error.strerror or error}") from None
     hidden, old = (output.with_name(f".{output.name}.{end}") for end in ("part", "old"))
-    output.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(output.with_name(f".{output.name}.lock"), blocking=False)
     try:
         lock.acquire()
@@ -39,10 +42,12 @@ def whole(output: Path, overwrite: bool) -> Iterator[Path]:
         if output.exists() and not overwrite:
             raise FileError(f"{output} is there already; give overwrite=yes, or another output")
         yield hidden
-        _sync(hidden)
+        sync(hidden)
         if output.is_dir() or (output.exists() and hidden.is_dir()):
             output.rename(old)
         hidden.replace(output)
+    except OSError as error:
+        raise FileError(f"{output} cannot be written: {error.strerror or error}") from None
     finally:
         _remove(hidden)
         if output.exists():
@@ -52,7 +57,7 @@ def whole(output: Path, overwrite: bool) -> Iterator[Path]:
         lock.release()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Have all of it on the disk before it gets its name."""
     for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
         descriptor = os.open(file, os.O_RDONLY)

@@ -11,13 +11,13 @@ from mlflow.exceptions import MlflowException
 from inference import local
 from inference.answers import Counts, Scored
 from inference.environment import check_environment
-from inference.files import FileError, Source, Writer, find, form_of, look
+from inference.files import FileError, Source, find, form_of, look, writing
 from inference.output import whole
 from inference.serve import stop_in_order
 from registry.store import MODEL_NAME, answering, connect
 from registry.versions import PRODUCTION, Version, fetch
 from registry.versions import find as find_version
-from spark.session import master_option
+from spark.session import check_installed, master_option
 
 YES_NO = click.Choice(["yes", "no"])
 
@@ -37,11 +37,12 @@ def score(
         raise FileError(f"{output} is an input too; give another output")
     with whole(output, overwrite) as hidden:
         if engine == "spark":
+            check_installed()
             from inference import spark
 
             return spark.score(source, copy, scored, hidden, form, compression, master)
-        with Writer(hidden, form, compression, scored.schema) as writer:
-            return local.score(source, copy, scored, writer.write)
+        with writing(hidden, form, compression, scored.schema) as write:
+            return local.score(source, copy, scored, write)
 
 
 def log(version: Version, counts: Counts, seconds: float) -> None:
@@ -89,9 +90,7 @@ def main(
     source = look(find(given), column)
     found = find_version(connect(), version)
     scored = Scored(source, found.number, prefix)
-    click.echo(
-        f"{MODEL_NAME} version {found.number} scores {len(source.files)} {source.form} file(s), engine {engine} …"
-    )
+    click.echo(f"{MODEL_NAME} version {found.number} scores {len(source.files)} file(s), engine {engine} …")
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="sentiment-") as folder:
         copy = fetch(found, Path(folder))

@@ -3,16 +3,16 @@
 import logging
 import re
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from py4j.protocol import Py4JError
 from pyspark import TaskContext, cloudpickle
 from pyspark.errors import PySparkException
@@ -30,7 +30,21 @@ from pyspark.sql.types import StructType
 
 from inference import files
 from inference.answers import ANSWER, ROW, Counts, Scored
-from inference.files import COMPRESSIONS, FAULT, FORMATS, FileError, Source, Writer, pieces, read
+from inference.files import (
+    COMPRESSIONS,
+    FAULT,
+    FORMATS,
+    FileError,
+    Piece,
+    Source,
+    Write,
+    as_object,
+    packed,
+    pieces,
+    read,
+    text_of,
+    writing,
+)
 from registry.versions import check_examples
 from spark.session import SparkError, first_line, session
 
@@ -40,10 +54,11 @@ _TOLD = re.compile(r"(?:\bFileError|OSError|NoSpaceLeft\w*|MemoryError)\S*: (.+)
 
 @dataclass
 class Part(WriterCommitMessage):
-    """What a task wrote: the file of this attempt, and the name that it gets."""
+    """What a task wrote: the file of this attempt, the name that it gets, and in which folders."""
 
     attempt: str
     name: str
+    folders: list[Path]
 
 
 def score(
@@ -86,28 +101,45 @@ def ask(spark: SparkSession, model: Any, texts: pd.Series) -> pd.DataFrame:
         return asked.select(model("text").alias("answer")).select("answer.*").toPandas()
 
 
-def rows(spark: SparkSession, source: Source) -> DataFrame:
-    """Return the rows of a source, one partition a piece, in their order."""
+def rows(spark: SparkSession, source: Source, parts: list[Piece] | None = None) -> DataFrame:
+    """Return the rows of a source, one partition a piece, in their order.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    source : Source
+    parts : list of Piece, optional
+        By default all of it.
+
+    Raises
+    ------
+    FileError
+        If Spark cannot carry the columns as they are.
+    """
     try:
         schema = from_arrow_schema(source.schema)
     except PySparkException as error:
         raise FileError(
-            f"{source.files[0]}: Spark cannot carry all of its columns ({first_line(error)}); use engine=local"
+            f"{source.files[0]}: Spark cannot carry its columns ({first_line(error)}); use engine=local"
         ) from None
     for field in source.schema:
         if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
             raise FileError(
                 f"{source.files[0]}: Spark cannot carry the nanoseconds of the column {field.name!r}; use engine=local"
             )
-    source = replace(source, files=[file.absolute() for file in source.files])
+    parallel = spark.sparkContext.defaultParallelism
+    groups = packed(pieces(source, parallel) if parts is None else parts, parallel)
 
     class Reader(DataSourceReader):
         def partitions(self) -> list[InputPartition]:
-            return [InputPartition(piece) for piece in pieces(source)]
+            return [
+                InputPartition([replace(one, file=one.file.absolute()) for one in group]) for group in groups
+            ]
 
         def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
-            for batch, _ in read(source, partition.value):
-                yield batch
+            for piece in partition.value:
+                for batch, _ in read(source, piece):
+                    yield batch
 
     class Texts(DataSource):
         @classmethod
@@ -138,36 +170,72 @@ def with_answers(table: DataFrame, model: Any, source: Source, scored: Scored) -
     return asked.select(*kept, *(value.alias(name) for value, name in zip(added, scored.added, strict=True)))
 
 
-def write(table: DataFrame, scored: Scored, output: Path, form: str, compression: str | None) -> Counts:
-    """Write scored rows to a folder, one part a partition."""
-    folder = output.absolute()
-    folder.mkdir()
+def write(
+    table: DataFrame,
+    scored: Scored,
+    folder: Path,
+    form: str,
+    compression: str | None,
+    apart: Path | None = None,
+) -> Counts:
+    """Write scored rows to a new folder, one part a partition.
+
+    Parameters
+    ----------
+    table : DataFrame
+        What :func:`with_answers` returned.
+    scored : Scored
+    folder : Path
+    form, compression : str, str or None
+    apart : Path, optional
+        Another new folder, for the rows without an answer.
+    """
+    folders = [one.absolute() for one in (folder, apart) if one]
+    for one in folders:
+        one.mkdir(parents=True)
     ending = next(end for end, known in FORMATS.items() if known == form)
     ending += next((end for end, known in COMPRESSIONS.items() if known == compression), "")
     schema = scored.schema
+    _, _, error, _ = scored.added
 
     class Parts(DataSourceArrowWriter):
         def write(self, iterator: Iterator[pa.RecordBatch]) -> WriterCommitMessage:
             task = TaskContext.get()
-            name = f"part-{task.partitionId():05}{ending}"
-            attempt = folder / f"_{uuid.uuid4().hex}"
-            first = next(iterator, None)
-            if first is None and task.partitionId():  # the first part says the columns where there is no row
-                return Part("", "")
-            with Writer(attempt, form, compression, schema) as writer:
-                for batch in chain([first] if first else [], iterator):
-                    writer.write(batch.cast(schema))
-            return Part(attempt.name, name)
+            assert task is not None  # noqa: S101 -- it runs in one
+            part = Part(f"_{uuid.uuid4().hex}", f"part-{task.partitionId():05}{ending}", [])
+            with ExitStack() as stack:
+                writes: dict[Path, Write] = {}
+                for batch in iterator:
+                    refused = batch[error].is_valid()
+                    split = (
+                        (batch,)
+                        if len(folders) == 1
+                        else (batch.filter(pc.invert(refused)), batch.filter(refused))
+                    )
+                    for one, some in zip(folders, split, strict=True):
+                        if not len(some):
+                            continue
+                        if one not in writes:
+                            file = one / part.attempt
+                            writes[one] = stack.enter_context(writing(file, form, compression, schema))
+                            part.folders.append(one)
+                        writes[one](some.cast(schema))
+            return part
 
         def commit(self, messages: list[WriterCommitMessage | None]) -> None:
             for part in messages:
-                if part.attempt:
-                    (folder / part.attempt).rename(folder / part.name)
-            for attempt in folder.glob("_*"):  # of tasks that were tried again
-                attempt.unlink()
+                assert isinstance(part, Part)  # noqa: S101 -- each task gives one
+                for one in part.folders:
+                    (one / part.attempt).rename(one / part.name)
+            for one in folders:
+                for attempt in one.glob("_*"):  # of tasks that were tried again
+                    attempt.unlink()
+            if not any(folder.iterdir()):  # where there is no row, the columns are still said
+                with writing(folder / f"part-00000{ending}", form, compression, schema):
+                    pass
 
         def abort(self, messages: list[WriterCommitMessage | None]) -> None:
-            pass  # the folder is removed
+            pass  # whoever asked removes the folder
 
     class Answers(DataSource):
         @classmethod
@@ -178,15 +246,22 @@ def write(table: DataFrame, scored: Scored, output: Path, form: str, compression
             return Parts()
 
     table.sparkSession.dataSource.register(Answers)
+    with told():
+        return counted(table, scored, lambda answers: answers.write.format("answers").mode("append").save())
+
+
+def counted(table: DataFrame, scored: Scored, act: Callable[[DataFrame], None]) -> Counts:
+    """Do something with scored rows, and count them on the way."""
     observed = Observation()
     sentiment, _, error, _ = map(_column, scored.added)
-    counts = [
-        F.count(F.lit(1)).alias("rows"),
-        F.count(error).alias("refused"),
-        F.count_if(sentiment == "positive").alias("positive"),
-    ]
-    with told():
-        table.observe(observed, *counts).write.format("answers").mode("append").save()
+    act(
+        table.observe(
+            observed,
+            F.count(F.lit(1)).alias("rows"),
+            F.count(error).alias("refused"),
+            F.count_if(sentiment == "positive").alias("positive"),
+        )
+    )
     return Counts(**observed.get)
 
 
@@ -208,3 +283,33 @@ def told() -> Iterator[None]:
 
 def _column(name: str) -> Column:
     return F.col(f"`{name.replace('`', '``')}`")
+
+
+def messages(table: DataFrame, column: str) -> DataFrame:
+    """Return the texts of Kafka's messages, which are JSON objects: where each stood, what it was, its text or fault."""
+
+    def texts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            lines = [value or b"" for value in batch["value"].to_pylist()]
+            found = [text_of(*as_object(line), line, column) for line in lines]
+            said, faults = (pa.array(values, pa.string()) for values in zip(*found, strict=True))
+            shown = pa.array([line.decode("utf-8", "replace") for line in lines], pa.string())
+            yield pa.RecordBatch.from_arrays(
+                [batch["place"], shown, said, faults], names=["place", "message", column, FAULT]
+            )
+
+    place = F.concat_ws("/", "topic", "partition", "offset").alias("place")
+    return table.select(place, "value").mapInArrow(
+        texts, f"place string, message string, `{column}` string, `{FAULT}` string"
+    )
+
+
+def as_messages(table: DataFrame, scored: Scored, topic: str) -> DataFrame:
+    """Return scored messages as Kafka takes them: key, value and topic."""
+    fields = [_column(name) for name in ("message", *scored.added)]
+    error = _column(scored.added[2])
+    return table.select(
+        F.col("place").alias("key"),
+        F.to_json(F.struct(*fields), {"ignoreNullFields": "false"}).alias("value"),
+        F.when(error.isNull(), topic).otherwise(f"{topic}.rejected").alias("topic"),
+    )

@@ -1,5 +1,6 @@
 """A session of Apache Spark on any master; whatever is missing for one is said in one line."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -52,20 +53,15 @@ def session(master: str, name: str, **settings: str) -> Iterator["SparkSession"]
     Raises
     ------
     SparkError
-        If Spark or Java is missing or too old, or the master does not answer.
+        If Spark or Java is missing or too old, the master does not answer, or Spark does not start.
     """
     if not _MASTER.fullmatch(master):
         raise SparkError(
             f"master={master[:60]!r} is not known; expected local[n], local[*], spark://host:port, yarn or k8s://https://host:port"
         )
-    try:
-        from pyspark.sql import SparkSession
-    except ImportError:
-        raise SparkError(
-            f"Apache Spark is not installed: 'make env-spark', or {Path(sys.executable).name} -m pip install -r requirements-spark.txt; "
-            f"it needs Java {JAVA} or newer"
-        ) from None
-    _check_java()
+    check_installed()
+    from pyspark.sql import SparkSession
+
     local = master.startswith("local")
     if not local:
         _check_answers(master)
@@ -96,6 +92,22 @@ def first_line(error: BaseException) -> str:
     """Return what a fault of Spark says, without the stack traces of its processes."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:400] if lines else type(error).__name__
+
+
+def check_installed() -> None:
+    """Say what is missing for Spark, before anything is imported of it.
+
+    Raises
+    ------
+    SparkError
+        If it is not installed, or Java is missing or too old.
+    """
+    if importlib.util.find_spec("pyspark") is None:
+        raise SparkError(
+            "Apache Spark is not installed: 'make env-spark', or python -m pip install -r requirements-spark.txt; "
+            f"it needs Java {JAVA} or newer"
+        )
+    _check_java()
 
 
 def _check_java() -> None:

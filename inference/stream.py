@@ -1,0 +1,376 @@
+"""Entry point ``stream``: score files as they arrive, or the messages of a Kafka topic, with Spark Structured Streaming."""
+
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import click
+import mlflow
+import pyarrow as pa
+from mlflow.exceptions import MlflowException
+
+from inference.answers import Counts, Scored
+from inference.environment import check_environment
+from inference.files import FAULT, FileError, Piece, Source, columns, difference, form_of, pieces
+from inference.output import sync
+from inference.serve import stop_in_order
+from registry.store import MODEL_NAME, answering, connect
+from registry.versions import PRODUCTION, check_examples, fetch
+from registry.versions import find as find_version
+from spark.session import check_installed, master_option, session
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+SCORED, REJECTED, CHECKPOINT = "scored", "rejected", "_checkpoint"
+COLUMNS = "columns.arrow"  # in the checkpoint: those of the first file
+CONNECTOR = "org.apache.spark:spark-sql-kafka-0-10_2.13"
+# what Spark knows of a folder's files; the content is not read
+_LISTED = "path string, modificationTime timestamp, length long, content binary"
+_NEVER_TOO_OLD = "36500d"  # by default it passes over what is a week older than the newest file
+
+
+class Model:
+    """The version in Production as a UDF.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    folder : Path
+        For the verified copies.
+
+    Attributes
+    ----------
+    version : int
+    udf : callable
+    """
+
+    def __init__(self, spark: "SparkSession", folder: Path) -> None:
+        self._spark, self._folder = spark, folder
+        self._refused = ""
+        self.version = 0
+        self.udf: Any = None
+
+    def follow(self) -> None:
+        """Be the version that is in Production now; the one from before where that cannot be, and say why.
+
+        Raises
+        ------
+        ClickException
+            If there is none from before.
+        """
+        try:
+            wanted = find_version(connect(), PRODUCTION)
+            if wanted.number != self.version:
+                self._take(wanted)
+            self._refused = ""
+        except (click.ClickException, MlflowException) as error:
+            if not self.version:
+                raise
+            if str(error) != self._refused:
+                click.echo(f"WARNING: version {self.version} goes on scoring: {error}", err=True)
+            self._refused = str(error)
+
+    def _take(self, wanted: Any) -> None:
+        from inference.spark import ask, udf
+
+        copy = fetch(wanted, Path(tempfile.mkdtemp(dir=self._folder)))
+        check_environment(copy)
+        model = udf(self._spark, copy)
+        check_examples(copy, lambda texts: ask(self._spark, model, texts))
+        self.version, self.udf = wanted.number, model
+        click.echo(f"{MODEL_NAME} version {self.version} scores from now on")
+
+
+@dataclass(frozen=True)
+class Files:
+    """A folder of arriving files, and the folder where their rows get to.
+
+    Attributes
+    ----------
+    given, output, checkpoint : Path
+        ``output`` gets the folders ``scored`` and ``rejected``, with a folder for each micro-batch in them.
+    column, form, prefix : str
+        Of the texts, of the output, and of the names of the added columns.
+    most : int
+        Files of a micro-batch.
+    """
+
+    given: Path
+    output: Path
+    checkpoint: Path
+    column: str
+    form: str
+    prefix: str
+    most: int
+
+    def arriving(self, spark: "SparkSession") -> "DataFrame":
+        """Return the stream of their paths; Spark remembers which were taken."""
+        reader = spark.readStream.format("binaryFile").schema(_LISTED)
+        options = {
+            "maxFilesPerTrigger": str(self.most),
+            "maxFileAge": _NEVER_TOO_OLD,
+            "recursiveFileLookup": "true",
+        }
+        return reader.options(**options).load(str(self.given)).select("path", "modificationTime")
+
+    def take(self, batch: "DataFrame", number: int, model: Model) -> tuple[Counts, float] | None:
+        """Score a micro-batch once: its folder appears whole, and if it is there already nothing is done.
+
+        Returns
+        -------
+        tuple of Counts and float, or None
+            And how long the oldest of its files had waited, in seconds.
+        """
+        from inference import spark
+
+        name = f"batch-{number:09}"
+        done, rejected = self.output / SCORED / name, self.output / REJECTED / name
+        if done.exists():  # killed before Spark had noted that
+            return None
+        hidden = self.output / f"_{name}"
+        for left in (hidden, rejected):
+            shutil.rmtree(left, ignore_errors=True)
+        listed = sorted(batch.collect(), key=lambda row: (row.modificationTime, row.path))
+        source = self.source([Path(unquote(urlsplit(row.path).path)) for row in listed])
+        scored = Scored(source, model.version, self.prefix)
+        table = spark.rows(batch.sparkSession, source, self.parts(source, batch.sparkSession))
+        answers = spark.with_answers(table, model.udf, source, scored)
+        counts = spark.write(answers, scored, hidden / SCORED, self.form, None, apart=hidden / REJECTED)
+        sync(hidden)
+        if counts.refused:
+            rejected.parent.mkdir(exist_ok=True)
+            (hidden / REJECTED).rename(rejected)
+        done.parent.mkdir(exist_ok=True)
+        (hidden / SCORED).rename(done)  # from here on it is done
+        shutil.rmtree(hidden)
+        return counts, time.time() - min(row.modificationTime.timestamp() for row in listed)
+
+    def source(self, files: list[Path]) -> Source:
+        """Return files with the columns that the first readable file of the stream had."""
+        known = self.checkpoint / COLUMNS
+        if not known.exists():
+            for file in files:
+                try:
+                    found = columns(file, form_of(file)[0], self.column)
+                except FileError:
+                    continue
+                part = known.with_suffix(".part")
+                part.write_bytes(found.serialize())
+                part.replace(known)
+                break
+        one = pa.field(self.column, pa.string())
+        schema = pa.ipc.read_schema(pa.py_buffer(known.read_bytes())) if known.exists() else pa.schema([one])
+        return Source(files, self.column, schema.append(pa.field(FAULT, pa.string())), forgiving=True)
+
+    def parts(self, source: Source, spark: "SparkSession") -> list[Piece]:
+        """Return the parts of a micro-batch; a file that does not belong there is a part with a fault."""
+        expected = pa.schema(list(source.schema)[:-1])
+        parallel = spark.sparkContext.defaultParallelism
+        parts: list[Piece] = []
+        for file in source.files:
+            try:
+                form, _ = form_of(file)
+                found = columns(file, form, self.column) if form != "jsonl" else expected
+                if found.equals(expected):
+                    parts += pieces(Source([file], self.column, source.schema), parallel)
+                    continue
+                fault = f"{file} has other columns than the first file of the stream: {difference(found, expected)}"
+            except FileError as error:
+                fault = error.message
+            parts.append(Piece(file, fault=fault))
+        return parts
+
+
+@dataclass(frozen=True)
+class Topics:
+    """Kafka topics: messages that are JSON objects in, answers out, those without an answer to ``<topic>.rejected``.
+
+    An answer may come twice after a crash: its key, ``topic/partition/offset`` of the message, is the same then.
+
+    Attributes
+    ----------
+    servers : str
+        ``host:port`` of brokers.
+    given, output : str
+        Topics.
+    column, prefix : str
+        The field of the text, and of the names of what is added.
+    most : int
+        Messages of a micro-batch.
+    """
+
+    servers: str
+    given: str
+    output: str
+    column: str
+    prefix: str
+    most: int
+
+    def arriving(self, spark: "SparkSession") -> "DataFrame":
+        """Return the stream of messages."""
+        options = {"kafka.bootstrap.servers": self.servers, "subscribe": self.given}
+        options |= {"startingOffsets": "earliest", "maxOffsetsPerTrigger": str(self.most)}
+        return spark.readStream.format("kafka").options(**options).load()
+
+    def take(self, batch: "DataFrame", number: int, model: Model) -> tuple[Counts, float]:
+        """Score a micro-batch and send the answers."""
+        from pyspark.sql import functions as F
+
+        from inference import spark
+
+        schema = pa.schema([(name, pa.string()) for name in ("place", "message", self.column, FAULT)])
+        source = Source([Path(self.given)], self.column, schema)
+        scored = Scored(source, model.version, self.prefix)
+        answers = spark.with_answers(spark.messages(batch, self.column), model.udf, source, scored)
+        (oldest,) = batch.agg(F.min("timestamp")).collect()[0]
+
+        def send(table: "DataFrame") -> None:
+            spark.as_messages(table, scored, self.output).write.format("kafka").option(
+                "kafka.bootstrap.servers", self.servers
+            ).save()
+
+        return spark.counted(answers, scored, send), time.time() - oldest.timestamp()
+
+
+def run(
+    spark: "SparkSession", through: Files | Topics, checkpoint: Path, model: Model, once: bool, every: float
+) -> None:
+    """Score what arrives until a signal, or with ``once`` what is there.
+
+    Raises
+    ------
+    SparkError
+        If a micro-batch cannot be scored or written. It is taken again when the stream is started again.
+    """
+    from inference.spark import told
+
+    def take(batch: "DataFrame", number: int) -> None:
+        model.follow()
+        start = time.perf_counter()
+        taken = through.take(batch, number, model)
+        if taken:
+            counts, lag = taken
+            seconds = time.perf_counter() - start
+            click.echo(
+                f"batch {number}: {counts.rows:,} rows, {counts.refused:,} rejected, version {model.version}, "
+                f"{counts.rows / seconds:,.0f} rows/s, the oldest had waited {lag:.0f} s"
+            )
+            log(
+                number,
+                rows=counts.rows,
+                rows_rejected=counts.refused,
+                rows_per_second=counts.rows / seconds,
+                lag_seconds=lag,
+                version=model.version,
+            )
+
+    with told():
+        writer = (
+            through.arriving(spark)
+            .writeStream.foreachBatch(take)
+            .option("checkpointLocation", str(checkpoint))
+        )
+        trigger: dict[str, Any] = {"availableNow": True} if once else {"processingTime": f"{every} seconds"}
+        query = writer.trigger(**trigger).start()
+        while not query.awaitTermination(1):  # a signal is heard in between
+            pass
+
+
+def log(number: int, **metrics: float) -> None:
+    """Log the progress of a micro-batch to the MLflow run; a stream does not end because that fails."""
+    try:
+        with answering():
+            mlflow.log_metrics(metrics, step=number)
+    except (click.ClickException, MlflowException) as error:
+        click.echo(f"WARNING: the progress could not be logged: {error}", err=True)
+
+
+@click.command(
+    help="Score files as they arrive in a folder, or the messages of a Kafka topic, until a signal."
+)
+@click.option("--source", type=click.Choice(["files", "kafka"]), default="files", show_default=True)
+@click.option("--input", "given", required=True, help="A folder; with source=kafka a topic.")
+@click.option("--output", required=True, help="A folder; with source=kafka a topic.")
+@click.option("--checkpoint", default="", help="A folder.  [default: _checkpoint in the output]")
+@click.option("--column", default="text", show_default=True, help="That holds the texts.")
+@click.option(
+    "--format", "form", type=click.Choice(["parquet", "jsonl"]), default="parquet", show_default=True
+)
+@click.option("--prefix", default="", help="Of the names of the columns that are added.")
+@click.option(
+    "--once",
+    type=click.Choice(["yes", "no"]),
+    default="no",
+    show_default=True,
+    help="Score what is there, and end.",
+)
+@click.option(
+    "--every",
+    type=click.FloatRange(0, 86400),
+    default=5.0,
+    show_default=True,
+    help="Seconds between micro-batches.",
+)
+@click.option(
+    "--most",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="Files (messages: times 100) of a micro-batch.",
+)
+@click.option("--servers", default="127.0.0.1:9092", show_default=True, help="Kafka's, host:port.")
+@master_option
+def main(
+    source: str,
+    given: str,
+    output: str,
+    checkpoint: str,
+    column: str,
+    form: str,
+    prefix: str,
+    once: str,
+    every: float,
+    most: int,
+    servers: str,
+    master: str,
+) -> None:
+    """Run the entry point."""
+    stop_in_order()
+    check_installed()
+    from pyspark import __version__
+
+    through: Files | Topics
+    settings: dict[str, str] = {}
+    if source == "files":
+        if not Path(given).is_dir():
+            raise FileError(f"{given}: no such folder; files are moved into it when they are complete")
+        into = Path(output).absolute()
+        at = Path(checkpoint).absolute() if checkpoint else into / CHECKPOINT
+        through = Files(Path(given).absolute(), into, at, column, form, prefix, most)
+    else:
+        if not checkpoint:
+            raise FileError("source=kafka: give the folder of the checkpoint, checkpoint=folder")
+        at = Path(checkpoint).absolute()
+        through = Topics(servers, given, output, column, prefix, 100 * most)
+        settings["spark_jars_packages"] = f"{CONNECTOR}:{__version__}"
+    connect()
+    at.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="sentiment-") as folder,
+        session(
+            master, "stream", spark_sql_caseSensitive="true", spark_sql_session_timeZone="UTC", **settings
+        ) as spark,
+        mlflow.start_run(run_name="stream"),
+    ):
+        model = Model(spark, Path(folder))
+        model.follow()
+        run(spark, through, at, model, once == "yes", every)
+
+
+if __name__ == "__main__":
+    main()
