@@ -277,8 +277,8 @@ class LogCountRatio(TransformerMixin, BaseEstimator):
         check_classification_targets(y)
         self.classes_ = np.unique(y)
         last = y == self.classes_[-1]
-        masses = (np.asarray(X[rows].sum(axis=0), dtype=np.float64).ravel() for rows in (last, ~last))
-        self.log_count_ratio_ = log_count_ratio(*masses, self.alpha, self.power)
+        mass, others = (np.asarray(X[rows].sum(axis=0), dtype=np.float64).ravel() for rows in (last, ~last))
+        self.log_count_ratio_ = log_count_ratio(mass, others, self.alpha, self.power)
         return self
 
     def transform(self, X: ArrayLike | sp.spmatrix) -> np.ndarray | sp.csr_matrix:
