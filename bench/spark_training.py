@@ -35,7 +35,7 @@ def vocabulary(real: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         found[sentiment] += tokens
         lengths.append(len(tokens))
     drawn = np.array([np.bincount(found[label], minlength=len(numbers)) for label in LABELS])
-    # a third of what tells the labels apart: reviews that are as hard as real ones
+    # words drawn one by one tell the labels apart better than real reviews do: a third of the difference
     shares = drawn / drawn.sum(axis=1, keepdims=True)
     shares = shares.mean(axis=0) + (shares - shares.mean(axis=0)) / 3
     return np.array(list(numbers), dtype=object), shares.cumsum(axis=1), np.array(lengths)
