@@ -155,6 +155,23 @@ def _number_slice(reviews: Sequence[str]) -> tuple[list[str], np.ndarray, list[i
     return list(numbers), np.array(tokens, dtype=np.int32), lengths
 
 
+def raised_min_df(document_frequency: np.ndarray, min_df: int, max_features: int) -> int:
+    """Return the least number from ``min_df`` on that no more than ``max_features`` frequencies reach; 0 for any number."""
+    if not max_features:
+        return min_df
+    # how many columns stand in at least 0, 1, 2 ... rows
+    at_least = np.bincount(document_frequency)[::-1].cumsum()[::-1]
+    few_enough = np.flatnonzero(at_least <= max_features)
+    return max(min_df, int(few_enough[0]) if len(few_enough) else len(at_least))
+
+
+def log_count_ratio(last: np.ndarray, others: np.ndarray, alpha: float, power: float) -> np.ndarray:
+    """Return the ratios of :class:`LogCountRatio` from the mass of each feature in the last class and in all others."""
+    shares = [(mass + alpha) / (mass + alpha).sum() for mass in (last, others)]
+    ratio = np.log(shares[0] / shares[1])
+    return np.sign(ratio) * np.abs(ratio) ** power
+
+
 class MinDocumentFrequency(SelectorMixin, BaseEstimator):
     """Keep the columns that are not zero in at least ``min_df`` rows.
 
@@ -195,12 +212,7 @@ class MinDocumentFrequency(SelectorMixin, BaseEstimator):
             self.document_frequency_ = np.bincount(nonzero, minlength=X.shape[1])
         else:
             self.document_frequency_ = np.count_nonzero(X, axis=0)
-        self.min_df_ = self.min_df
-        if self.max_features:
-            # how many columns stand in at least 0, 1, 2 ... rows
-            at_least = np.bincount(self.document_frequency_)[::-1].cumsum()[::-1]
-            few_enough = np.flatnonzero(at_least <= self.max_features)
-            self.min_df_ = max(self.min_df, few_enough[0] if len(few_enough) else len(at_least))
+        self.min_df_ = raised_min_df(self.document_frequency_, self.min_df, self.max_features)
         if not self._get_support_mask().any():
             raise ValueError(f"no feature occurs in {self.min_df_} of {X.shape[0]} samples")
         return self
@@ -265,12 +277,8 @@ class LogCountRatio(TransformerMixin, BaseEstimator):
         check_classification_targets(y)
         self.classes_ = np.unique(y)
         last = y == self.classes_[-1]
-        shares = []
-        for rows in (last, ~last):
-            mass = np.asarray(X[rows].sum(axis=0), dtype=np.float64).ravel() + self.alpha
-            shares.append(mass / mass.sum())
-        ratio = np.log(shares[0] / shares[1])
-        self.log_count_ratio_ = np.sign(ratio) * np.abs(ratio) ** self.power
+        mass, others = (np.asarray(X[rows].sum(axis=0), dtype=np.float64).ravel() for rows in (last, ~last))
+        self.log_count_ratio_ = log_count_ratio(mass, others, self.alpha, self.power)
         return self
 
     def transform(self, X: ArrayLike | sp.spmatrix) -> np.ndarray | sp.csr_matrix:

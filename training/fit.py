@@ -66,20 +66,38 @@ def count(table: pd.DataFrame, settings: Settings) -> tuple[CountVectorizer, sp.
     TrainingError
         If a split lacks a class, or no n-gram is frequent enough.
     """
-    for split, least in (("train", FOLDS), ("test", 1)):
-        labels = table.loc[table["split"] == split, "sentiment"].value_counts()
-        for label in ("positive", "negative"):
-            if labels.get(label, 0) < least:
-                raise TrainingError(
-                    f"the {split} split has {labels.get(label, 0)} {label} rows, at least {least} are needed; "
-                    "give more rows (limit) or another test_size"
-                )
-    with _too_rare(settings):
+    check_labels(table.value_counts(["split", "sentiment"]))
+    with too_rare(settings):
         return count_ngrams(table["review"].tolist(), settings.ngram_max, settings.min_df)
 
 
+def check_labels(rows: pd.Series) -> None:
+    """Check that there are rows of each class to fit and to judge, of a number by ``split`` and ``sentiment``.
+
+    Raises
+    ------
+    TrainingError
+        If a split lacks a class.
+    """
+    for split, least in (("train", FOLDS), ("test", 1)):
+        for label in ("positive", "negative"):
+            there = rows.get((split, label), 0)
+            if there < least:
+                raise TrainingError(
+                    f"the {split} split has {there} {label} rows, at least {least} are needed; "
+                    "give more rows (limit) or another test_size"
+                )
+
+
 @contextmanager
-def _too_rare(settings: Settings) -> Iterator[None]:
+def too_rare(settings: Settings) -> Iterator[None]:
+    """Say of a ``ValueError`` which settings leave no n-gram.
+
+    Raises
+    ------
+    TrainingError
+        If there was one.
+    """
     try:
         yield
     except ValueError as error:
@@ -115,7 +133,7 @@ def fit(table: pd.DataFrame, counter: CountVectorizer, counts: sp.csr_matrix, se
     tasks = [joblib.delayed(_fit)(counts, y, np.arange(len(y)), settings)]
     tasks += [joblib.delayed(judge)(counts, y, seen, unseen, settings) for seen, unseen in splits]
     # how sums are rounded depends on the number of BLAS threads: one, for the same model on any number of cores
-    with _too_rare(settings), threadpool_limits(1):
+    with too_rare(settings), threadpool_limits(1):
         final, held_out, *left_out = tqdm(work(tasks), total=len(tasks), desc="fits", disable=None)
     scores, known = np.empty(len(y)), np.empty(len(y))
     for (_, unseen), judged in zip(splits, (held_out, *left_out), strict=True):

@@ -10,9 +10,10 @@ from data.ingest import ingest, log_summary, out_option, read_summary
 from data.options import Command, source_option, test_size_option
 from data.table import read_table
 from registry.store import connect
+from spark.session import master_option
 from training.errors import GateRefused, TrainingError
 from training.fit import Settings
-from training.options import limit_option, register_option, settings_options
+from training.options import engine_option, limit_option, register_option, settings_options
 from training.promote import promote as promote_version
 from training.steps import PATIENT, run, step
 from training.train import pick, register_candidate, train
@@ -32,8 +33,18 @@ from training.train import pick, register_candidate, train
     show_default=True,
     help="gated: unless the gate refuses; always: pass the gate by; never: leave Production alone.",
 )
+@engine_option
+@master_option
 def main(
-    source: str, test_size: float, out: Path, limit: int, register: str, promote: str, **settings: Any
+    source: str,
+    test_size: float,
+    out: Path,
+    limit: int,
+    register: str,
+    promote: str,
+    engine: str,
+    master: str,
+    **settings: Any,
 ) -> None:
     """Run the entry point."""
     if register == "no" and promote == "always":
@@ -47,7 +58,7 @@ def main(
         table = pick(read_table(out), limit, chosen.seed)
         if read_summary(out) != summary:
             raise DataError(f"{out} was written anew meanwhile; run again")
-        candidate = train(table, summary, chosen)
+        candidate = train(table, summary, chosen, engine, master)
         version = register_candidate(candidate) if register == "yes" else None
         if version and promote != "never":
             with step("promote", f"version {version}, {promote}"):

@@ -26,6 +26,15 @@ limit_option = click.option(
 )
 
 
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["local", "spark"]),
+    default="local",
+    show_default=True,
+    help="Count and fit on this machine, or on Apache Spark.",
+)
+
+
 def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add an option for each field of :class:`training.fit.Settings`."""
     default = Settings()

@@ -29,13 +29,14 @@ from registry.store import MODEL_NAME, connect
 from registry.versions import register
 from sentiment_model.contract import answer
 from sentiment_model.ngrams import NgramScorer
+from spark.session import master_option, session
 from training.card import model_card
 from training.explain import confident_mistakes, ngram_table, strongest_ngrams
 from training.export import log_model, write_scorer
-from training.fit import Settings, count, fit
+from training.fit import Fit, Settings, count, fit
 from training.gate import HELD_OUT, HELD_OUT_DIGEST
 from training.metrics import scores_by_source
-from training.options import limit_option, register_option, settings_options
+from training.options import engine_option, limit_option, register_option, settings_options
 from training.plots import judgement_plots, strongest_ngrams_plot
 from training.steps import PATIENT, run, step
 
@@ -54,7 +55,13 @@ class Candidate:
     scores: dict[str, float]
 
 
-def train(table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> Candidate:
+def train(
+    table: pd.DataFrame,
+    summary: dict[str, Any],
+    settings: Settings,
+    engine: str = "local",
+    master: str = "local[*]",
+) -> Candidate:
     """Fit, judge and log a model to the active MLflow run.
 
     Parameters
@@ -64,16 +71,15 @@ def train(table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> C
     summary : dict
         What ingest said of the data.
     settings : Settings
+    engine, master : str
+        ``local``, or ``spark`` and the master that counts and fits.
     """
     active = mlflow.active_run()
     assert active is not None  # noqa: S101 -- the entry points start one
     run_id = active.info.run_id
     log_context(run_id, table, summary, settings)
 
-    with step("features", f"counting n-grams of {len(table):,} reviews"):
-        counter, counts = count(table, settings)
-    with step("fit", f"cross-validating and fitting on {counts.shape[1]:,} n-grams"):
-        fitted = fit(table, counter, counts, settings)
+    fitted = fit_on_spark(table, settings, master) if engine == "spark" else fit_here(table, settings)
 
     with step("evaluate", "judging rows that the model never saw"):
         held_out = table[table["split"] == "test"].assign(log_odds=fitted.held_out)
@@ -119,6 +125,25 @@ def train(table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> C
     shown = ", ".join(f"{name} {value}" for name, value in tags.items() if name in scores)
     click.echo(f"held out: {shown}")
     return Candidate(f"models:/{info.model_id}", run_id, tags, card, scores)
+
+
+def fit_here(table: pd.DataFrame, settings: Settings) -> Fit:
+    """Count and fit on this machine."""
+    with step("features", f"counting n-grams of {len(table):,} reviews"):
+        counter, counts = count(table, settings)
+    with step("fit", f"cross-validating and fitting on {counts.shape[1]:,} n-grams"):
+        return fit(table, counter, counts, settings)
+
+
+def fit_on_spark(table: pd.DataFrame, settings: Settings, master: str) -> Fit:
+    """Count and fit on Apache Spark."""
+    with session(master, "train") as spark:
+        from training import spark as on_spark  # it imports PySpark, which need not be installed
+
+        with step("features", f"counting n-grams of {len(table):,} reviews on {master}"):
+            counts = on_spark.count(on_spark.reviews_of(spark, table), settings)
+        with step("fit", f"cross-validating and fitting on {len(counts.names):,} n-grams"):
+            return on_spark.fit(counts, settings)
 
 
 def log_context(run_id: str, table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> None:
@@ -216,13 +241,15 @@ def register_candidate(candidate: Candidate) -> int:
 @settings_options
 @limit_option
 @register_option
-def main(data: Path, limit: int, register: str, **settings: Any) -> None:
+@engine_option
+@master_option
+def main(data: Path, limit: int, register: str, engine: str, master: str, **settings: Any) -> None:
     """Run the entry point."""
     chosen = Settings(**settings)
     table, summary = pick(read_table(data), limit, chosen.seed), read_summary(data)
     connect(PATIENT)
     with run("train"):
-        candidate = train(table, summary, chosen)
+        candidate = train(table, summary, chosen, engine, master)
         if register == "yes":
             register_candidate(candidate)
 
