@@ -22,6 +22,8 @@ DURATION ?= 1800
 TO ?= backup.tar
 IMAGE ?= sentiment-classifier:latest
 FROM ?=
+INPUT ?=
+OUTPUT ?=
 export REASON ?=
 ARGS ?=
 
@@ -33,7 +35,7 @@ COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 STATE_OPTION = $(if $(STATE),--state '$(STATE)')
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-spark data run test lint format serve stop canary canary-stop up train-docker down logs image image-smoke test-docker fuzz soak audit promote rollback history prune backup ui bench switches growth clean
+.PHONY: help env env-spark data run test lint format score serve stop canary canary-stop up train-docker down logs image image-smoke test-docker fuzz soak audit promote rollback history prune backup ui bench switches growth clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +87,10 @@ lint: env ## ruff (lint, format) and mypy
 format: env ## let ruff mend what it can
 	ruff check --fix .
 	ruff format .
+
+score: env ## score the texts of files with Production (INPUT=, OUTPUT=; ARGS='--column review --engine spark')
+	@test -n '$(INPUT)' -a -n '$(OUTPUT)' || { echo "say what and where to: make score INPUT=reviews.csv OUTPUT=scored.parquet"; exit 2; }
+	python -m inference.score --input '$(INPUT)' --output '$(OUTPUT)' $(ARGS)
 
 serve: env ## serve Production (PORT=5000, HOST=127.0.0.1); FOLLOW=1: and follow promotions and rollbacks (PORT=8000)
 ifneq ($(filter 1 yes true,$(FOLLOW)),)
