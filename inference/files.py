@@ -8,6 +8,7 @@ import csv
 import glob
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ GROUP = 64 * 2**20  # bytes in memory of a row group that is written
 PIECES = 4 * 2**20, 256 * 2**20  # bytes of a file that one task of Spark reads, at least and at most
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4", ".br": "brotli"}
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a pair, or a byte that is not UTF-8
 _AS_JSON = {b"holds": b"json"}  # a column of JSON of several types, kept as its text
 
 
@@ -162,10 +164,10 @@ def columns(file: Path, form: str, column: str) -> pa.Schema:
     """
     try:
         if form == "parquet":
-            schema = pq.read_schema(file).remove_metadata()
+            schema = pa.schema([(field.name, _plain(field.type)) for field in pq.read_schema(file)])
         elif form == "csv":
-            with _open(file) as stream:
-                header = _header(file, _rows(stream))
+            with _decoded(_open(file)) as lines:
+                header = _header(file, csv.reader(lines, strict=True))
             schema = pa.schema([(name, pa.string()) for name in header])
         else:
             with _open(file) as stream:
@@ -180,7 +182,7 @@ def columns(file: Path, form: str, column: str) -> pa.Schema:
     if twice:
         raise FileError(f"{file} has the column {min(twice)!r} twice; rename one")
     at = schema.get_field_index(column)
-    of_values = schema.types[at].value_type if pa.types.is_dictionary(schema.types[at]) else schema.types[at]
+    of_values = schema.types[at]
     text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
     binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
     if not any(kind(of_values) for kind in text + binary):
@@ -188,6 +190,10 @@ def columns(file: Path, form: str, column: str) -> pa.Schema:
             f"{file}: the column {column!r} is {of_values}, no string; say which with column=NAME"
         )
     return schema.set(at, pa.field(column, pa.string()))
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def difference(found: pa.Schema, expected: pa.Schema) -> str:
@@ -294,12 +300,12 @@ def _open(file: Path, raw: BinaryIO | None = None) -> BinaryIO:
     return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw, "r"), compression), 2**20)
 
 
-def _rows(stream: BinaryIO) -> Any:
+def _decoded(stream: BinaryIO) -> io.TextIOWrapper:
     begins = stream.peek(4)[:4]  # type: ignore[attr-defined]
-    encoding = "utf-16" if begins[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     csv.field_size_limit(LONGEST)
-    text = io.TextIOWrapper(stream, encoding, "surrogateescape" if encoding == "utf-8-sig" else "replace", "")
-    return csv.reader(text, strict=True)
+    if begins[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return io.TextIOWrapper(stream, "utf-16", "replace", "")
+    return io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", "")
 
 
 def _header(file: Path, rows: Iterator[list[str]]) -> list[str]:
@@ -317,23 +323,16 @@ def readable(text: str) -> str:
     >>> readable("caf\\udce9")
     'caf�'
     """
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") if _lone(text) else text
-
-
-def _lone(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
+    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _read_csv(source: Source, piece: Piece, raw: BinaryIO) -> Iterator[pa.RecordBatch]:
-    rows = _rows(_open(piece.file, raw))
-    names = _header(piece.file, rows)
-    for some in _batched(_checked(piece.file, rows, len(names)), lambda row: sum(map(len, row[0]))):
-        columns = [list(values) for values in zip(*(row for row, _ in some), strict=True)]
-        yield _batch(source, dict(zip(names, columns, strict=True)), [fault for _, fault in some])
+    with _decoded(_open(piece.file, raw)) as lines:
+        rows = csv.reader(lines, strict=True)
+        names = _header(piece.file, rows)
+        for some in _batched(_checked(piece.file, rows, len(names)), lambda row: sum(map(len, row[0]))):
+            columns = [list(values) for values in zip(*(row for row, _ in some), strict=True)]
+            yield _batch(source, dict(zip(names, columns, strict=True)), [fault for _, fault in some])
 
 
 def _checked(file: Path, rows: Any, width: int) -> Iterator[tuple[list[str], str | None]]:
@@ -509,7 +508,7 @@ def _batch(source: Source, columns: dict[str, list[Any]], faults: list[str | Non
             arrays.append(pa.array(values, field.type))
         except UnicodeEncodeError:
             for at, value in enumerate(values):
-                if isinstance(value, str) and _lone(value):
+                if isinstance(value, str) and _SURROGATE.search(value):
                     values[at] = readable(value)
                     faults[at] = faults[at] or f"the column {field.name!r} is not UTF-8"
             arrays.append(pa.array(values, field.type))
@@ -530,9 +529,9 @@ def _from_arrow(source: Source, batch: pa.RecordBatch) -> pa.RecordBatch:
     faults = pa.nulls(len(batch), pa.string())
     arrays = []
     for name, values in zip(batch.schema.names, batch.columns, strict=True):
+        if pa.types.is_dictionary(values.type):
+            values = values.dictionary_decode()
         if name == source.column:
-            if pa.types.is_dictionary(values.type):
-                values = values.dictionary_decode()
             values, faults = _valid(values)
         arrays.append(values)
     return pa.RecordBatch.from_arrays([*arrays, faults], schema=source.schema)

@@ -25,7 +25,7 @@ from pyspark.sql.datasource import (
     InputPartition,
     WriterCommitMessage,
 )
-from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 from pyspark.sql.types import StructType
 
 from inference import files
@@ -49,6 +49,8 @@ from registry.versions import check_examples
 from spark.session import SparkError, first_line, session
 
 cloudpickle.register_pickle_by_value(files)  # the executors need not have this project
+ZONE = "UTC"
+SETTINGS = {"spark.sql.caseSensitive": "true", "spark.sql.session.timeZone": ZONE}
 _TOLD = re.compile(r"(?:\bFileError|OSError|NoSpaceLeft\w*|MemoryError)\S*: (.+)")
 
 
@@ -71,7 +73,7 @@ def score(
     SparkError
         If Spark does not start, or a task failed as often as Spark tries it.
     """
-    with session(master, "score", spark_sql_caseSensitive="true", spark_sql_session_timeZone="UTC") as spark:
+    with session(master, "score", **SETTINGS) as spark:
         model = udf(spark, copy)
         check_examples(copy, lambda texts: ask(spark, model, texts))
         return write(
@@ -117,7 +119,8 @@ def rows(spark: SparkSession, source: Source, parts: list[Piece] | None = None) 
         If Spark cannot carry the columns as they are.
     """
     try:
-        schema = from_arrow_schema(source.schema)
+        schema = from_arrow_schema(_signed(source.schema))
+        carried = to_arrow_schema(schema, timezone=ZONE)
     except PySparkException as error:
         raise FileError(
             f"{source.files[0]}: Spark cannot carry its columns ({first_line(error)}); use engine=local"
@@ -139,7 +142,7 @@ def rows(spark: SparkSession, source: Source, parts: list[Piece] | None = None) 
         def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
             for piece in partition.value:
                 for batch, _ in read(source, piece):
-                    yield batch
+                    yield batch.cast(carried)
 
     class Texts(DataSource):
         @classmethod
@@ -154,6 +157,17 @@ def rows(spark: SparkSession, source: Source, parts: list[Piece] | None = None) 
 
     spark.dataSource.register(Texts)
     return spark.read.format("texts").load()
+
+
+def _signed(schema: pa.Schema) -> pa.Schema:
+    """Return a schema with wider types for the unsigned ones, which Spark has not; :func:`write` takes them back."""
+    wider = {
+        pa.uint8(): pa.int16(),
+        pa.uint16(): pa.int32(),
+        pa.uint32(): pa.int64(),
+        pa.uint64(): pa.decimal128(20),
+    }
+    return pa.schema([(field.name, wider.get(field.type, field.type)) for field in schema])
 
 
 def with_answers(table: DataFrame, model: Any, source: Source, scored: Scored) -> DataFrame:

@@ -344,6 +344,8 @@ def main(
     check_installed()
     from pyspark import __version__
 
+    from inference.spark import SETTINGS
+
     through: Files | Topics
     settings: dict[str, str] = {}
     if source == "files":
@@ -362,9 +364,7 @@ def main(
     at.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="sentiment-") as folder,
-        session(
-            master, "stream", spark_sql_caseSensitive="true", spark_sql_session_timeZone="UTC", **settings
-        ) as spark,
+        session(master, "stream", **SETTINGS, **settings) as spark,
         mlflow.start_run(run_name="stream"),
     ):
         model = Model(spark, Path(folder))

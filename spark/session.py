@@ -37,7 +37,7 @@ class SparkError(click.ClickException):
 
 @contextmanager
 def session(master: str, name: str, **settings: str) -> Iterator["SparkSession"]:
-    """Run a block with a Spark session of the driver in this process; stop it afterwards.
+    """Run a block with a Spark session of the driver in this process; stop it afterwards, unless it was there before.
 
     What is set in ``spark-defaults.conf`` of ``SPARK_CONF_DIR`` holds, unless it is set here.
 
@@ -69,6 +69,7 @@ def session(master: str, name: str, **settings: str) -> Iterator["SparkSession"]
     if local:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")  # else its ports would be open to the network
     warnings.filterwarnings("ignore", message="PySpark does not yet fully support pandas")
+    there = SparkSession.getActiveSession()  # a notebook's, or a test's, which goes on
     builder = SparkSession.builder.master(master).appName(name)
     defaults = {
         "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
@@ -85,13 +86,24 @@ def session(master: str, name: str, **settings: str) -> Iterator["SparkSession"]
     try:
         yield spark
     finally:
-        spark.stop()
+        if not there:
+            spark.stop()
 
 
 def first_line(error: BaseException) -> str:
-    """Return what a fault of Spark says, without the stack traces of its processes."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:400] if lines else type(error).__name__
+    r"""Return what a fault of Spark says, without the stack traces of its processes.
+
+    Examples
+    --------
+    >>> first_line(ValueError("from a worker:\nTraceback (most recent call last):\n  File\nKeyError: 'a'\n\tat java.base"))
+    "KeyError: 'a'"
+    """
+    lines = [line.rstrip() for line in str(error).splitlines() if line.strip()]
+    raised = [
+        line for line in lines if re.match(r"(?!java|org|scala|py4j)[\w.]*(Error|Exception|Invalid): ", line)
+    ]
+    traced = any(line.startswith("Traceback") for line in lines)
+    return (raised[-1] if traced and raised else lines[0].strip() if lines else type(error).__name__)[:400]
 
 
 def check_installed() -> None:
