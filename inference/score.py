@@ -92,7 +92,8 @@ def main(
     scored = Scored(source, found.number, prefix)
     click.echo(f"{MODEL_NAME} version {found.number} scores {len(source.files)} file(s), engine {engine} …")
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="sentiment-") as folder:
+    # a signal may leave a process that was just being started, and writes there until it sees that it is alone
+    with tempfile.TemporaryDirectory(prefix="sentiment-", ignore_cleanup_errors=True) as folder:
         copy = fetch(found, Path(folder))
         check_environment(copy)
         counts = score(source, scored, copy, Path(output), engine, master, overwrite == "yes")

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -48,7 +49,8 @@ from inference.files import (
 from registry.versions import check_examples
 from spark.session import SparkError, first_line, session
 
-cloudpickle.register_pickle_by_value(files)  # the executors need not have this project
+for ours in (files, sys.modules[__name__]):
+    cloudpickle.register_pickle_by_value(ours)  # the executors need not have this project
 ZONE = "UTC"
 SETTINGS = {"spark.sql.caseSensitive": "true", "spark.sql.session.timeZone": ZONE}
 _TOLD = re.compile(r"(?:\bFileError|OSError|NoSpaceLeft\w*|MemoryError)\S*: (.+)")

@@ -508,7 +508,8 @@ def test_a_cluster_scores_on_when_an_executor_is_killed(
             executors = [
                 child
                 for child in psutil.Process(cluster[1].pid).children(recursive=True)
-                if "CoarseGrainedExecutorBackend" in " ".join(child.cmdline())
+                if child.status() != psutil.STATUS_ZOMBIE
+                and "CoarseGrainedExecutorBackend" in " ".join(child.cmdline())
             ]
             assert len(executors) == 1
             executors[0].kill()
