@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import accumulate
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -23,6 +24,7 @@ from inference.files import FAULT, Piece, Source, Write, read
 from registry.errors import RegistryError
 from registry.versions import check_examples
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _model: Any = None  # of a process that scores
 
 
@@ -49,8 +51,13 @@ def score(source: Source, copy: Path, scored: Scored, write: Write) -> Counts:
     workers = joblib.cpu_count()
     counts = Counts()
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _load, (str(copy),))
+
+    def asked(texts: list[str | None]) -> Future[pa.RecordBatch]:
+        with _signals_held():  # a process whose start is cut off says so on the terminal
+            return pool.submit(_answers, texts)
+
     try:
-        check_examples(copy, lambda texts: pool.submit(_answers, texts.tolist()).result().to_pandas())
+        check_examples(copy, lambda texts: asked(texts.tolist()).result().to_pandas())
         waiting: deque[tuple[pa.RecordBatch, Future[pa.RecordBatch]]] = deque()
 
         def finish() -> None:
@@ -66,7 +73,7 @@ def score(source: Source, copy: Path, scored: Scored, write: Write) -> Counts:
                     None if fault else text
                     for text, fault in zip(texts, batch[FAULT].to_pylist(), strict=True)
                 ]
-            waiting.append((batch, pool.submit(_answers, texts)))
+            waiting.append((batch, asked(texts)))
             if len(waiting) > 2 * workers:
                 finish()
         while waiting:
@@ -90,9 +97,19 @@ def _with_progress(source: Source) -> Iterator[pa.RecordBatch]:
                 progress.update(min(behind + at, total) - progress.n)
 
 
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _load(copy: str) -> None:
     global _model
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us, in order
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     _model = mlflow.pyfunc.load_model(copy)

@@ -85,9 +85,8 @@ def score(
 
 def udf(spark: SparkSession, copy: Path) -> Any:
     """Return MLflow's UDF of the verified files of a version, from texts to structs of an answer."""
-    logging.getLogger("mlflow.pyfunc").setLevel(
-        logging.ERROR
-    )  # it recommends to build an environment per task
+    for name in ("mlflow.pyfunc", "mlflow.models.flavor_backend_registry"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # it recommends to build an environment per task
     with told():
         return mlflow.pyfunc.spark_udf(
             spark,
@@ -102,7 +101,7 @@ def ask(spark: SparkSession, model: Any, texts: pd.Series) -> pd.DataFrame:
     """Return the answers to a few texts, as the executors give them."""
     with told():
         asked = spark.createDataFrame([(text,) for text in texts], "text string").coalesce(1)
-        return asked.select(model("text").alias("answer")).select("answer.*").toPandas()
+        return asked.select(model("text").alias("answer")).select("answer.*").toArrow().to_pandas()
 
 
 def rows(spark: SparkSession, source: Source, parts: list[Piece] | None = None) -> DataFrame:

@@ -1,8 +1,13 @@
 """Entry point ``stream``: score files as they arrive, or the messages of a Kafka topic, with Spark Structured Streaming."""
 
+import logging
 import shutil
+import signal
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +44,6 @@ class Model:
 
     Parameters
     ----------
-    spark : SparkSession
     folder : Path
         For the verified copies.
 
@@ -49,14 +53,19 @@ class Model:
     udf : callable
     """
 
-    def __init__(self, spark: "SparkSession", folder: Path) -> None:
-        self._spark, self._folder = spark, folder
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._refused = ""
         self.version = 0
         self.udf: Any = None
 
-    def follow(self) -> None:
+    def follow(self, spark: "SparkSession") -> None:
         """Be the version that is in Production now; the one from before where that cannot be, and say why.
+
+        Parameters
+        ----------
+        spark : SparkSession
+            That of the micro-batch: each has one of its own.
 
         Raises
         ------
@@ -66,7 +75,7 @@ class Model:
         try:
             wanted = find_version(connect(), PRODUCTION)
             if wanted.number != self.version:
-                self._take(wanted)
+                self._take(wanted, spark)
             self._refused = ""
         except (click.ClickException, MlflowException) as error:
             if not self.version:
@@ -75,13 +84,13 @@ class Model:
                 click.echo(f"WARNING: version {self.version} goes on scoring: {error}", err=True)
             self._refused = str(error)
 
-    def _take(self, wanted: Any) -> None:
+    def _take(self, wanted: Any, spark: "SparkSession") -> None:
         from inference.spark import ask, udf
 
         copy = fetch(wanted, Path(tempfile.mkdtemp(dir=self._folder)))
         check_environment(copy)
-        model = udf(self._spark, copy)
-        check_examples(copy, lambda texts: ask(self._spark, model, texts))
+        model = udf(spark, copy)
+        check_examples(copy, lambda texts: ask(spark, model, texts))
         self.version, self.udf = wanted.number, model
         click.echo(f"{MODEL_NAME} version {self.version} scores from now on")
 
@@ -238,9 +247,20 @@ class Topics:
 
 
 def run(
-    spark: "SparkSession", through: Files | Topics, checkpoint: Path, model: Model, once: bool, every: float
-) -> None:
-    """Score what arrives until a signal, or with ``once`` what is there.
+    spark: "SparkSession",
+    through: Files | Topics,
+    checkpoint: Path,
+    model: Model,
+    run_id: str,
+    once: bool,
+    every: float,
+) -> int:
+    """Score what arrives until a signal, or with ``once`` what is there; log each micro-batch to a run of MLflow.
+
+    Returns
+    -------
+    int
+        The signal that ended it; 0 if none did.
 
     Raises
     ------
@@ -249,8 +269,11 @@ def run(
     """
     from inference.spark import told
 
+    for told_by_us in ("py4j", "mlflow.store.db.utils"):  # a fault is one line, not a stack trace
+        logging.getLogger(told_by_us).setLevel(logging.CRITICAL)
+
     def take(batch: "DataFrame", number: int) -> None:
-        model.follow()
+        model.follow(batch.sparkSession)
         start = time.perf_counter()
         taken = through.take(batch, number, model)
         if taken:
@@ -261,6 +284,7 @@ def run(
                 f"{counts.rows / seconds:,.0f} rows/s, the oldest had waited {lag:.0f} s"
             )
             log(
+                run_id,
                 number,
                 rows=counts.rows,
                 rows_rejected=counts.refused,
@@ -269,7 +293,7 @@ def run(
                 version=model.version,
             )
 
-    with told():
+    with told(), _heard() as signals:
         writer = (
             through.arriving(spark)
             .writeStream.foreachBatch(take)
@@ -277,15 +301,32 @@ def run(
         )
         trigger: dict[str, Any] = {"availableNow": True} if once else {"processingTime": f"{every} seconds"}
         query = writer.trigger(**trigger).start()
-        while not query.awaitTermination(1):  # a signal is heard in between
+        while not query.awaitTermination(1) and not signals:
             pass
+        query.stop()  # a micro-batch in work is taken again when the stream is started again
+    return signals[0] if signals else 0
 
 
-def log(number: int, **metrics: float) -> None:
-    """Log the progress of a micro-batch to the MLflow run; a stream does not end because that fails."""
+@contextmanager
+def _heard() -> Iterator[list[int]]:
+    """Note signals: an exception in the middle of a call to Spark would break the connection to it."""
+    noted: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, lambda number, _: noted.append(number)) for number in numbers]
+    try:
+        yield noted
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def log(run_id: str, number: int, **metrics: float) -> None:
+    """Log the progress of a micro-batch; a stream does not end because that fails."""
     try:
         with answering():
-            mlflow.log_metrics(metrics, step=number)
+            mlflow.log_metrics(
+                metrics, step=number, run_id=run_id
+            )  # which run is active, this thread does not know
     except (click.ClickException, MlflowException) as error:
         click.echo(f"WARNING: the progress could not be logged: {error}", err=True)
 
@@ -365,11 +406,13 @@ def main(
     with (
         tempfile.TemporaryDirectory(prefix="sentiment-") as folder,
         session(master, "stream", **SETTINGS, **settings) as spark,
-        mlflow.start_run(run_name="stream"),
+        mlflow.start_run(run_name="stream") as logged,
     ):
-        model = Model(spark, Path(folder))
-        model.follow()
-        run(spark, through, at, model, once == "yes", every)
+        model = Model(Path(folder))
+        model.follow(spark)
+        ended_by = run(spark, through, at, model, logged.info.run_id, once == "yes", every)
+    if ended_by:
+        sys.exit(128 + ended_by)
 
 
 if __name__ == "__main__":

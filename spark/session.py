@@ -102,8 +102,10 @@ def first_line(error: BaseException) -> str:
     raised = [
         line for line in lines if re.match(r"(?!java|org|scala|py4j)[\w.]*(Error|Exception|Invalid): ", line)
     ]
+    caused = [line.split(": ", 2)[-1] for line in lines if re.match(r": (java|org)[\w.]+: ", line)]
     traced = any(line.startswith("Traceback") for line in lines)
-    return (raised[-1] if traced and raised else lines[0].strip() if lines else type(error).__name__)[:400]
+    told = raised[-1:] if traced else caused[:1]
+    return (told[0] if told else lines[0].strip() if lines else type(error).__name__)[:400]
 
 
 def check_installed() -> None:

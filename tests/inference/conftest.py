@@ -1,5 +1,6 @@
 """A real follower with HAProxy and `mlflow models serve`, on a store with small real models."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ from registry.digests import digests
 from registry.stages import promote
 from registry.store import MODEL_NAME
 from registry.versions import Version, find, in_production, register
+from spark.session import session
 from tests.conftest import ROOT, free_port, running, standing_in, until
 from training.train import Candidate
 
@@ -293,3 +295,15 @@ def model_server(model: str) -> Iterator[int]:
     """One for all tests that ask it only."""
     with model_server_of(model) as port:
         yield port
+
+
+@pytest.fixture(scope="session")
+def one_session() -> Iterator[None]:
+    """Keep one session of Spark for all tests of this room in a process: a start takes ten seconds."""
+    if importlib.util.find_spec("pyspark") is None or shutil.which("java") is None:
+        yield
+        return
+    from inference.spark import SETTINGS
+
+    with session("local[2]", "tests", **SETTINGS):
+        yield

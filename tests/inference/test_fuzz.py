@@ -90,7 +90,9 @@ def client(proxy: Proxy, model_server: int) -> Iterator[Client]:
     (worker,) = [
         process
         for process in psutil.Process().children(recursive=True)
-        if f"--port {model_server} " in " ".join(process.cmdline()) and "uvicorn" in process.cmdline()[1]
+        if (line := process.as_dict(["cmdline"])["cmdline"])  # of a process that has ended there is none
+        and f"--port {model_server} " in " ".join(line)
+        and "uvicorn" in line[1]
     ]
     asked = Client(proxy)
     before = proxy.answer(body(inputs=[FIRST])).body

@@ -1,7 +1,6 @@
 """Files are scored alike on this machine, on Spark, and over HTTP; and an output appears whole or not at all."""
 
 import gzip
-import importlib.util
 import json
 import os
 import re
@@ -15,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pandas as pd
 import psutil
 import pyarrow as pa
@@ -28,9 +26,7 @@ from inference.answers import Counts, Scored
 from inference.files import FileError, find, look
 from inference.output import whole
 from inference.score import score
-from spark.session import session
-from tests.conftest import Project, free_port, running, standing_in, until
-from training.train import Candidate
+from tests.conftest import Project, free_port, until
 
 on_spark = pytest.mark.spark
 ENGINES = ["local", pytest.param("spark", marks=on_spark)]
@@ -60,25 +56,10 @@ NASTY = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_session() -> Iterator[None]:
-    """Keep one session of Spark for all tests of this file: a start takes ten seconds."""
-    if importlib.util.find_spec("pyspark") is None or shutil.which("java") is None:
-        yield
-        return
-    from inference.spark import SETTINGS
-
-    with session("local[2]", "tests", **SETTINGS):
-        yield
-
-
-@pytest.fixture(scope="module")
-def copy(trained: tuple[Path, Candidate], tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def copy(model: str, one_session: None) -> Path:
     """The files of a version."""
-    folder, candidate = trained
-    with standing_in(folder):
-        into = str(tmp_path_factory.mktemp("copy"))
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=candidate.model_uri, dst_path=into))
+    return Path(model)
 
 
 def scored(copy: Path, given: Path, output: Path, engine: str, **options: Any) -> Counts:
@@ -144,15 +125,14 @@ def test_twenty_thousand_rows_are_scored_alike_on_spark_and_on_one_machine(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_answers_are_those_over_http(copy: Path, reviews: pd.DataFrame, tmp_path: Path, engine: str) -> None:
+def test_answers_are_those_over_http(
+    copy: Path, model_server: int, reviews: pd.DataFrame, tmp_path: Path, engine: str
+) -> None:
     texts = [*NASTY, None, *reviews["review"].head(300)]
     given = write_json(tmp_path / "in.jsonl", [{"text": text} for text in texts])
     scored(copy, given, tmp_path / "out.jsonl", engine)
-    port = free_port()
-    serve = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(copy), "--env-manager", "local"]
-    with running([*serve, "-p", str(port)], f"http://127.0.0.1:{port}/ping"):
-        asked = {"dataframe_split": {"columns": ["text"], "data": [[text] for text in texts]}}
-        answered = requests.post(f"http://127.0.0.1:{port}/invocations", json=asked, timeout=60).json()
+    asked = {"dataframe_split": {"columns": ["text"], "data": [[text] for text in texts]}}
+    answered = requests.post(f"http://127.0.0.1:{model_server}/invocations", json=asked, timeout=60).json()
     for ours, theirs in zip(as_json(tmp_path / "out.jsonl"), answered["predictions"], strict=True):
         assert ours["sentiment"] == theirs["sentiment"]
         if theirs["error"]:

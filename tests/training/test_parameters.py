@@ -38,7 +38,8 @@ def test_every_entry_point_has_help_for_every_parameter(entry: str) -> None:
 def test_every_default_of_mlproject_is_accepted_and_the_modules_own(entry: str) -> None:
     main, arguments = command(entry, {})
     declared = main.make_context(entry, arguments).params
-    required = ["--source", "package"] if entry == "evaluate" else []
+    needed = [name for name, spec in ENTRY_POINTS[entry]["parameters"].items() if "default" not in spec]
+    required = [part for name in needed for part in (f"--{name}", "package")]
     assert main.make_context(entry, required).params == {
         name: (ROOT / value if name in ("out", "data") else value) for name, value in declared.items()
     }

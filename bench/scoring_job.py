@@ -1,0 +1,125 @@
+"""Scores a file in one way: ``python -m bench.scoring_job`` reads which, and says how long it took."""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import joblib
+import mlflow
+import pandas as pd
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.functions import pandas_udf
+
+from inference import local
+from inference import spark as on_spark
+from inference.answers import Scored
+from inference.files import Source, find, look, writing
+from inference.spark import SETTINGS
+from spark.session import session
+
+ANSWERS = "sentiment string, confidence double"
+
+
+def in_process(source: Source, copy: str) -> float:
+    """Return the seconds that the model alone takes, through pyfunc, in pieces of 1,000 texts."""
+    model = mlflow.pyfunc.load_model(copy)
+    texts = pd.concat([pd.read_parquet(file, columns=["text"]) for file in source.files])
+    model.predict(texts[:1000])
+    start = time.perf_counter()
+    for at in range(0, len(texts), 1000):
+        model.predict(texts[at : at + 1000])
+    return time.perf_counter() - start
+
+
+def on_one_machine(source: Source, copy: str, output: Path) -> float:
+    """Return the seconds of ``engine=local``, with the start of its processes."""
+    scored = Scored(source, 1, "")
+    start = time.perf_counter()
+    with writing(output, "parquet", None, scored.schema) as write:
+        local.score(source, Path(copy), scored, write)
+    return time.perf_counter() - start
+
+
+def by_udf_of_ours(spark: SparkSession, source: Source, copy: str, output: Path | None) -> None:
+    """Score as ``engine=spark`` does; without an output its rows are thrown away."""
+    scored = Scored(source, 1, "")
+    model = on_spark.udf(spark, Path(copy))
+    answers = on_spark.with_answers(on_spark.rows(spark, source), model, source, scored)
+    if output is None:
+        thrown_away(answers)
+    else:
+        on_spark.write(answers, scored, output, "parquet", None)
+
+
+def by_udf_of_scikit_learn(spark: SparkSession, source: Source, pipeline: str, output: Path) -> None:
+    """Score with a pandas UDF as tutorials write it, around the scikit-learn pipeline that ours equals."""
+    shared = spark.sparkContext.broadcast(joblib.load(pipeline))
+
+    @pandas_udf(ANSWERS)  # type: ignore[call-overload]
+    def sentiment(texts: pd.Series) -> pd.DataFrame:
+        positive = shared.value.predict_proba(texts)[:, 1]
+        return pd.DataFrame(
+            {
+                "sentiment": pd.Series(positive >= 0.5).map({True: "positive", False: "negative"}),
+                "confidence": abs(positive - 0.5) + 0.5,
+            }
+        )
+
+    table = spark.read.parquet(*(str(file) for file in source.files))
+    table.withColumn("answer", sentiment("text")).select("*", "answer.*").drop("answer").write.parquet(
+        str(output)
+    )
+
+
+def by_nothing(spark: SparkSession, source: Source) -> None:
+    """Send the texts through a pandas UDF that does nothing."""
+
+    @pandas_udf(ANSWERS)  # type: ignore[call-overload]
+    def sentiment(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
+        for texts in batches:
+            yield pd.DataFrame({"sentiment": "positive", "confidence": 1.0}, index=texts.index)
+
+    thrown_away(on_spark.rows(spark, source).withColumn("answer", sentiment("text")))
+
+
+def thrown_away(table: DataFrame) -> None:
+    """Have Spark compute all rows, and write none."""
+    table.write.format("noop").mode("overwrite").save()
+
+
+def measure(job: dict[str, Any]) -> float:
+    """Return the seconds of a job; of Spark without its start and after a small one."""
+    source, first = look(find(job["given"]), "text"), look(find(job["first"]), "text")
+    copy, pipeline, output = job["copy"], job["pipeline"], Path(job["output"])
+    if job["way"] == "model":
+        return in_process(source, copy)
+    if job["way"] == "local":
+        return on_one_machine(source, copy, output)
+    with session(job["master"], "bench", **SETTINGS) as spark:
+
+        def act(given: Source) -> None:
+            match job["way"]:
+                case "ours":
+                    by_udf_of_ours(spark, given, copy, output)
+                case "scikit-learn":
+                    by_udf_of_scikit_learn(spark, given, pipeline, output)
+                case "read":
+                    thrown_away(on_spark.rows(spark, given))
+                case "through":
+                    by_nothing(spark, given)
+                case "unwritten":
+                    by_udf_of_ours(spark, given, copy, None)
+
+        act(first)
+        shutil.rmtree(output, ignore_errors=True)
+        start = time.perf_counter()
+        act(source)
+        return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(json.load(sys.stdin))))
