@@ -156,11 +156,10 @@ def long_job(rows: int, real: pd.DataFrame) -> None:
 @click.option("--rows", default=100_000, show_default=True, help="Of the comparison.")
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--many", default=1_000_000, show_default=True, help="Of the long job; 0 leaves it out.")
-@click.option("--data", type=click.Path(path_type=Path), default=TABLE, help="The real reviews.")
-def main(rows: int, rounds: int, many: int, data: Path) -> None:
+def main(rows: int, rounds: int, many: int) -> None:
     """Run the measurements."""
     stop_in_order()
-    real = read_table(data)
+    real = read_table(TABLE)
     with tempfile.TemporaryDirectory(prefix="sentiment-bench-") as temporary:
         into = Path(temporary) / "ours"
         into.mkdir()
