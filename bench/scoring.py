@@ -75,7 +75,7 @@ def table_of_ways(files: dict[str, str], rows: int, rounds: int, real: pd.DataFr
                     job |= {
                         "copy": files["ours"],
                         "pipeline": files["sklearn"],
-                        "output": str(folder / f"out-{turn}-{len(found[name])}-{way}"),
+                        "output": tempfile.mkdtemp(dir=folder) + "/out",
                     }
                     seconds = ask("bench.scoring_job", job, pinned[0] if pinned and one else None)
                 else:
