@@ -57,17 +57,14 @@ def by_udf_of_ours(spark: SparkSession, source: Source, copy: str, output: Path 
 
 def by_udf_of_scikit_learn(spark: SparkSession, source: Source, pipeline: str, output: Path) -> None:
     """Score with a pandas UDF as tutorials write it, around the scikit-learn pipeline that ours equals."""
-    shared = spark.sparkContext.broadcast(joblib.load(pipeline))
 
     @pandas_udf(ANSWERS)  # type: ignore[call-overload]
-    def sentiment(texts: pd.Series) -> pd.DataFrame:
-        positive = shared.value.predict_proba(texts)[:, 1]
-        return pd.DataFrame(
-            {
-                "sentiment": pd.Series(positive >= 0.5).map({True: "positive", False: "negative"}),
-                "confidence": abs(positive - 0.5) + 0.5,
-            }
-        )
+    def sentiment(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
+        classify = joblib.load(pipeline).predict_proba  # once a task
+        for texts in batches:
+            positive = classify(texts)[:, 1]
+            said = pd.Series(positive >= 0.5).map({True: "positive", False: "negative"})
+            yield pd.DataFrame({"sentiment": said, "confidence": abs(positive - 0.5) + 0.5})
 
     table = spark.read.parquet(*(str(file) for file in source.files))
     table.withColumn("answer", sentiment("text")).select("*", "answer.*").drop("answer").write.parquet(
