@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +24,20 @@ from spark.session import session
 ANSWERS = "sentiment string, confidence double"
 
 
-def in_process(source: Source, copy: str) -> float:
-    """Return the seconds that the model alone takes, through pyfunc, in pieces of 1,000 texts."""
+def in_process(source: Source, copy: str) -> None:
+    """Ask the model alone, through pyfunc, for pieces of 1,000 texts."""
     model = mlflow.pyfunc.load_model(copy)
     texts = pd.concat([pd.read_parquet(file, columns=["text"]) for file in source.files])
-    model.predict(texts[:1000])
-    start = time.perf_counter()
     for at in range(0, len(texts), 1000):
         model.predict(texts[at : at + 1000])
-    return time.perf_counter() - start
 
 
-def on_one_machine(source: Source, copy: str, output: Path) -> float:
-    """Return the seconds of ``engine=local``, with the start of its processes."""
+def on_one_machine(source: Source, copy: str, output: Path) -> None:
+    """Score as ``engine=local`` does."""
     scored = Scored(source, 1, "")
-    start = time.perf_counter()
+    output.parent.mkdir()
     with writing(output, "parquet", None, scored.schema) as write:
         local.score(source, Path(copy), scored, write)
-    return time.perf_counter() - start
 
 
 def by_udf_of_ours(spark: SparkSession, source: Source, copy: str, output: Path | None) -> None:
@@ -88,34 +84,34 @@ def thrown_away(table: DataFrame) -> None:
     table.write.format("noop").mode("overwrite").save()
 
 
-def measure(job: dict[str, Any]) -> float:
-    """Return the seconds of a job; of Spark without its start and after a small one."""
-    source, first = look(find(job["given"]), "text"), look(find(job["first"]), "text")
+def measure(job: dict[str, Any]) -> list[float]:
+    """Return the seconds of a small job and of a large one; of Spark without its start and after a small one."""
+    small, large = (look(find(job[name]), "text") for name in ("small", "large"))
     copy, pipeline, output = job["copy"], job["pipeline"], Path(job["output"])
+
+    def seconds(act: Callable[[Source], object]) -> list[float]:
+        found = []
+        for source in (small, large):
+            shutil.rmtree(output, ignore_errors=True)
+            start = time.perf_counter()
+            act(source)
+            found.append(time.perf_counter() - start)
+        return found
+
     if job["way"] == "model":
-        return in_process(source, copy)
+        return seconds(lambda source: in_process(source, copy))
     if job["way"] == "local":
-        return on_one_machine(source, copy, output)
+        return seconds(lambda source: on_one_machine(source, copy, output / "answers.parquet"))
     with session(job["master"], "bench", **SETTINGS) as spark:
-
-        def act(given: Source) -> None:
-            match job["way"]:
-                case "ours":
-                    by_udf_of_ours(spark, given, copy, output)
-                case "scikit-learn":
-                    by_udf_of_scikit_learn(spark, given, pipeline, output)
-                case "read":
-                    thrown_away(on_spark.rows(spark, given))
-                case "through":
-                    by_nothing(spark, given)
-                case "unwritten":
-                    by_udf_of_ours(spark, given, copy, None)
-
-        act(first)
-        shutil.rmtree(output, ignore_errors=True)
-        start = time.perf_counter()
-        act(source)
-        return time.perf_counter() - start
+        ways: dict[str, Callable[[Source], object]] = {
+            "ours": lambda source: by_udf_of_ours(spark, source, copy, output),
+            "scikit-learn": lambda source: by_udf_of_scikit_learn(spark, source, pipeline, output),
+            "read": lambda source: thrown_away(on_spark.rows(spark, source)),
+            "through": lambda source: by_nothing(spark, source),
+            "unwritten": lambda source: by_udf_of_ours(spark, source, copy, None),
+        }
+        ways[job["way"]](small)
+        return seconds(ways[job["way"]])
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from registry.errors import RegistryError
 from registry.versions import check_examples
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_WORTH_A_START = 2**25  # bytes, which one process scores in less time than another needs to start
 _model: Any = None  # of a process that scores
 
 
@@ -48,16 +49,16 @@ def score(source: Source, copy: Path, scored: Scored, write: Write) -> Counts:
     FileError
         If a file cannot be read on.
     """
-    workers = joblib.cpu_count()
+    size = sum(file.stat().st_size for file in source.files)
+    workers = min(joblib.cpu_count(), 1 + size // _WORTH_A_START)
     counts = Counts()
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _load, (str(copy),))
 
-    def asked(texts: list[str | None]) -> Future[pa.RecordBatch]:
-        with _signals_held():  # a process whose start is cut off says so on the terminal
-            return pool.submit(_answers, texts)
-
     try:
-        check_examples(copy, lambda texts: asked(texts.tolist()).result().to_pandas())
+        with _signals_held():  # a process whose start is cut off says so on the terminal
+            for _ in range(workers):  # else the second one starts when the first one is busy
+                pool.submit(int)
+        check_examples(copy, lambda texts: pool.submit(_answers, texts.tolist()).result().to_pandas())
         waiting: deque[tuple[pa.RecordBatch, Future[pa.RecordBatch]]] = deque()
 
         def finish() -> None:
@@ -73,7 +74,7 @@ def score(source: Source, copy: Path, scored: Scored, write: Write) -> Counts:
                     None if fault else text
                     for text, fault in zip(texts, batch[FAULT].to_pylist(), strict=True)
                 ]
-            waiting.append((batch, asked(texts)))
+            waiting.append((batch, pool.submit(_answers, texts)))
             if len(waiting) > 2 * workers:
                 finish()
         while waiting:
