@@ -4,9 +4,10 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
@@ -22,7 +23,11 @@ from spark.session import master_option, session
 from training.fit import Settings
 from training.metrics import scores_by_source
 
+if TYPE_CHECKING:
+    from pyspark import RDD
+
 LABELS = ("negative", "positive")
+STEPS = 100
 
 
 def vocabulary(real: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -67,8 +72,8 @@ def memory(peak: dict[str, float]) -> Iterator[None]:
         watcher.join()
 
 
-def measure(rows: int, real: pd.DataFrame, master: str, driver_memory: str) -> dict[str, object]:
-    """Train on so many made-up reviews; return what it cost."""
+def measure(rows: int, real: pd.DataFrame, master: str, driver_memory: str, steps: int) -> dict[str, object]:
+    """Train on so many made-up reviews, with so many steps of each fit at most; return what it cost."""
     settings = Settings(ngram_max=2, min_df=max(2, rows // 10_000), max_features=1_000_000)
     peak: dict[str, float] = {}
     seconds: dict[str, float] = {}
@@ -127,6 +132,15 @@ def measure(rows: int, real: pd.DataFrame, master: str, driver_memory: str) -> d
         )
         with lap("make up"):
             characters = reviews.selectExpr("sum(length(review))").collect()[0][0]
+        passes = 0
+        sum_of_blocks = on_spark._sum
+
+        def counting(blocks: "RDD", task: Callable[..., np.ndarray]) -> np.ndarray:
+            nonlocal passes
+            passes += 1
+            return sum_of_blocks(blocks, task)
+
+        on_spark._sum, on_spark.STEPS = counting, steps
         with lap("features"):
             counts = on_spark.count(reviews, settings)
         with lap("fit"):
@@ -159,6 +173,7 @@ def measure(rows: int, real: pd.DataFrame, master: str, driver_memory: str) -> d
             "jobs' stages": len(stages),
             "accuracy": round(scores_by_source(test.assign(log_odds=fitted.held_out))["accuracy"], 4),
             "steps": int(fitted.pipeline[-1].linear[-1].n_iter_[0]),
+            "passes over the reviews": passes,
             "peak gigabytes": {kind: round(value, 2) for kind, value in peak.items()},
         }
 
@@ -167,12 +182,15 @@ def measure(rows: int, real: pd.DataFrame, master: str, driver_memory: str) -> d
 @click.option("--sizes", default="50000,400000,1600000", show_default=True, help="Numbers of rows.")
 @click.option("--driver-memory", default="6g", show_default=True, help="Of the JVM.")
 @click.option("--data", type=click.Path(path_type=Path), default=TABLE, help="The real reviews.")
+@click.option(
+    "--steps", default=STEPS, show_default=True, help="Of each fit, at most: fewer is no model, but a figure."
+)
 @master_option
-def main(sizes: str, driver_memory: str, data: Path, master: str) -> None:
+def main(sizes: str, driver_memory: str, data: Path, steps: int, master: str) -> None:
     """Run the measurements."""
     real = read_table(data)
     for rows in map(int, sizes.split(",")):
-        click.echo(json.dumps(measure(rows, real, master, driver_memory)))
+        click.echo(json.dumps(measure(rows, real, master, driver_memory, steps)))
 
 
 if __name__ == "__main__":
