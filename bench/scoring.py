@@ -72,7 +72,7 @@ def table_of_ways(files: dict[str, str], rows: int, rounds: int, real: pd.DataFr
         for turn in range(rounds):
             for name, (way, master, one) in WAYS.items():
                 if way:
-                    own = {"way": way, "master": master, "output": tempfile.mkdtemp(dir=folder)}
+                    own = {"way": way, "master": master, "output": tempfile.mkdtemp(dir=folder) + "/out"}
                     seconds = ask("bench.scoring_job", job | own, pinned[0] if pinned and one else None)
                 else:
                     seconds = [predicted(files["ours"], table, folder) for table in tables]
