@@ -77,7 +77,7 @@ def train(
     active = mlflow.active_run()
     assert active is not None  # noqa: S101 -- the entry points start one
     run_id = active.info.run_id
-    log_context(run_id, table, summary, settings)
+    log_context(run_id, table, summary, settings, engine)
 
     fitted = fit_on_spark(table, settings, master) if engine == "spark" else fit_here(table, settings)
 
@@ -146,11 +146,13 @@ def fit_on_spark(table: pd.DataFrame, settings: Settings, master: str) -> Fit:
             return on_spark.fit(counts, settings)
 
 
-def log_context(run_id: str, table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> None:
+def log_context(
+    run_id: str, table: pd.DataFrame, summary: dict[str, Any], settings: Settings, engine: str
+) -> None:
     """Log parameters, data set and environment."""
     # `mlflow run` has logged the parameters as the user typed them: log what is missing
     known = mlflow.get_run(run_id).data.params
-    params = settings.as_params() | {"rows": len(table)}
+    params = settings.as_params() | {"rows": len(table), "engine": engine}
     mlflow.log_params({name: value for name, value in params.items() if name not in known})
     for split, context in (("train", "training"), ("test", "held-out")):
         rows = table[table["split"] == split].astype(object)

@@ -17,9 +17,9 @@ def test_the_run_tells_the_whole_story(
     store: MlflowClient, candidate: Candidate, reviews: pd.DataFrame
 ) -> None:
     run = store.get_run(candidate.run_id)
-    expected = SMALL.as_params() | {"rows": 1200}
+    expected = SMALL.as_params() | {"rows": 1200, "engine": "local"}
     assert run.data.params == {name: str(value) for name, value in expected.items()}
-    assert set(expected) == {"ngram_max", "min_df", "max_features", "alpha", "C", "seed", "rows"}
+    assert set(expected) == {"ngram_max", "min_df", "max_features", "alpha", "C", "seed", "rows", "engine"}
 
     metrics = run.data.metrics
     names = {"accuracy", "f1", "precision", "recall", "roc_auc", "log_loss", "brier", "ece"}
