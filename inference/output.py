@@ -22,11 +22,39 @@ def whole(output: Path, overwrite: bool) -> Iterator[Path]:
     FileError
         If ``output`` is there and may not be overwritten, or another process writes it.
     """
+    hidden, old = (output.with_name(f".{output.name}.{end}") for end in ("part", "old"))
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+        with alone(output):
+            try:
+                if old.exists() and not output.exists():  # killed between the two renames below
+                    old.rename(output)
+                _remove(old)
+                _remove(hidden)
+                if output.exists() and not overwrite:
+                    raise FileError(f"{output} is there already; give overwrite=yes, or another output")
+                yield hidden
+                sync(hidden)
+                if output.is_dir() or (output.exists() and hidden.is_dir()):
+                    output.rename(old)
+                hidden.replace(output)
+            finally:
+                _remove(hidden)
+                if output.exists():
+                    _remove(old)
     except OSError as error:
         raise FileError(f"{output} cannot be written: {error.strerror or error}") from None
-    hidden, old = (output.with_name(f".{output.name}.{end}") for end in ("part", "old"))
+
+
+@contextmanager
+def alone(output: Path) -> Iterator[None]:
+    """Run a block while no other process writes ``output``.
+
+    Raises
+    ------
+    FileError
+        If another one does.
+    """
     lock = FileLock(output.with_name(f".{output.name}.lock"), blocking=False)
     try:
         lock.acquire()
@@ -35,23 +63,8 @@ def whole(output: Path, overwrite: bool) -> Iterator[Path]:
             f"{output} is being written by another process; wait for it, or give another output"
         ) from None
     try:
-        if old.exists() and not output.exists():  # killed between the two renames below
-            old.rename(output)
-        _remove(old)
-        _remove(hidden)
-        if output.exists() and not overwrite:
-            raise FileError(f"{output} is there already; give overwrite=yes, or another output")
-        yield hidden
-        sync(hidden)
-        if output.is_dir() or (output.exists() and hidden.is_dir()):
-            output.rename(old)
-        hidden.replace(output)
-    except OSError as error:
-        raise FileError(f"{output} cannot be written: {error.strerror or error}") from None
+        yield
     finally:
-        _remove(hidden)
-        if output.exists():
-            _remove(old)
         with suppress(OSError):  # Windows keeps it
             Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()

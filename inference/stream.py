@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from inference.answers import Counts, Scored
 from inference.environment import check_environment
 from inference.files import FAULT, FileError, Piece, Source, columns, difference, form_of, pieces
-from inference.output import sync
+from inference.output import alone, sync
 from inference.serve import stop_in_order
 from registry.store import MODEL_NAME, answering, connect
 from registry.versions import PRODUCTION, check_examples, fetch
@@ -116,6 +116,30 @@ class Files:
     form: str
     prefix: str
     most: int
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Run a block while no other stream writes the output.
+
+        Raises
+        ------
+        FileError
+            If one does, or the checkpoint is not that of the output: its micro-batches would be taken for done.
+        """
+        try:
+            self.output.mkdir(parents=True, exist_ok=True)
+            self.checkpoint.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileError(f"{self.output} cannot be written: {error.strerror or error}") from None
+        with alone(self.output):
+            done = [path.name for path in (self.output / SCORED).glob("batch-*")]
+            begun = [int(path.name) for path in (self.checkpoint / "offsets").glob("[0-9]*")]
+            last = max(begun, default=-1)
+            if max(done, default="") > f"batch-{last:09}":
+                raise FileError(
+                    f"{self.output} holds {max(done)}, which {self.checkpoint} has not begun; give its checkpoint, or another output"
+                )
+            yield
 
     def arriving(self, spark: "SparkSession") -> "DataFrame":
         """Return the stream of their paths; Spark remembers which were taken."""
@@ -219,6 +243,11 @@ class Topics:
     column: str
     prefix: str
     most: int
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Run a block; a checkpoint that two streams use at once Spark refuses."""
+        yield
 
     def arriving(self, spark: "SparkSession") -> "DataFrame":
         """Return the stream of messages."""
@@ -395,15 +424,19 @@ def main(
         into = Path(output).absolute()
         at = Path(checkpoint).absolute() if checkpoint else into / CHECKPOINT
         through = Files(Path(given).absolute(), into, at, column, form, prefix, most)
+        if into.resolve().is_relative_to(through.given.resolve()):
+            raise FileError(f"{output} lies in {given}: its files would be scored again; give another output")
     else:
         if not checkpoint:
             raise FileError("source=kafka: give the folder of the checkpoint, checkpoint=folder")
+        if given in (output, f"{output}.{REJECTED}"):
+            raise FileError(f"the topic {given} is an output too; give another output")
         at = Path(checkpoint).absolute()
         through = Topics(servers, given, output, column, prefix, 100 * most)
         settings["spark_jars_packages"] = f"{CONNECTOR}:{__version__}"
     connect()
-    at.mkdir(parents=True, exist_ok=True)
     with (
+        through.ready(),
         tempfile.TemporaryDirectory(prefix="sentiment-") as folder,
         session(master, "stream", **SETTINGS, **settings) as spark,
         mlflow.start_run(run_name="stream") as logged,

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from inference.files import FileError
+from inference.stream import Files
 from tests.conftest import ROOT, until
 from tests.inference.conftest import Registry
 
@@ -84,7 +87,7 @@ def once(versions: Registry, one_session: None, tmp_path: Path, monkeypatch: pyt
     """Score what is in a folder, in this process."""
     from pyspark.sql import SparkSession
 
-    from inference.stream import Files, Model, run
+    from inference.stream import Model, run
 
     versions.add()
     versions.promote(1)
@@ -157,6 +160,12 @@ def test_parquet_in_and_out_and_nothing_new(once: Any, tmp_path: Path) -> None:
     assert [row["n"] for row in rows(output / "scored")] == [1] * 5
     assert [row["n"] for row in rows(output / "rejected")] == [2] * 5
 
+    other = Files(tmp_path / "in", output, tmp_path / "other", "text", "parquet", "", 2)
+    with pytest.raises(FileError, match="holds batch-000000002, which .*other has not begun"), other.ready():
+        pass  # else new files would be taken for done
+    with replace(other, checkpoint=output / "_checkpoint").ready():
+        pass
+
 
 def spoil(folder: Path) -> None:
     """Take the settings of a model's text cleaning away."""
@@ -177,6 +186,9 @@ def test_a_stream_follows_production_and_ends_at_a_signal(versions: Registry, tm
 
     with streaming.running() as process:
         assert next_version("1.jsonl") == 1
+        with streaming.running() as second:
+            assert second.wait(timeout=60) == 1
+        assert f"{streaming.output} is being written by another process" in streaming.log()
         versions.promote(2)
         assert next_version("2.jsonl") == 2
         bad = versions.forge(spoil, tmp_path / "bad")
@@ -293,11 +305,17 @@ def test_messages_of_kafka_become_answers(versions: Registry, model: str, one_se
 
 
 def test_wrong_options_are_one_line(tmp_path: Path) -> None:
+    output = str(tmp_path / "out")
     for options, said in (
         (["--input", "nowhere"], "nowhere: no such folder"),
         (["--input", "topic", "--source", "kafka"], "source=kafka: give the folder of the checkpoint"),
+        (["--input", str(tmp_path)], f"lies in {tmp_path}: its files would be scored again"),
+        (
+            ["--input", f"{output}.rejected", "--source", "kafka", "--checkpoint", str(tmp_path / "c")],
+            "is an output too",
+        ),
     ):
-        command = [sys.executable, "-m", "inference.stream", *options, "--output", str(tmp_path / "out")]
+        command = [sys.executable, "-m", "inference.stream", *options, "--output", output]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
         assert done.returncode == 1
         assert said in done.stderr
