@@ -161,7 +161,7 @@ def test_parquet_in_and_out_and_nothing_new(once: Any, tmp_path: Path) -> None:
     assert [row["n"] for row in rows(output / "rejected")] == [2] * 5
 
     other = Files(tmp_path / "in", output, tmp_path / "other", "text", "parquet", "", 2)
-    with pytest.raises(FileError, match="holds batch-000000002, which .*other has not begun"), other.ready():
+    with pytest.raises(FileError, match=r"holds batch-000000002, which .*other has not begun"), other.ready():
         pass  # else new files would be taken for done
     with replace(other, checkpoint=output / "_checkpoint").ready():
         pass
