@@ -33,7 +33,7 @@ class Scored:
         if taken:
             raise FileError(
                 f"{self.source.files[0]} has a column {min(taken)!r} of its own; give a prefix for those that are added, "
-                "as in prefix=predicted_"
+                "as in --prefix predicted_ (mlflow run: -P prefix=predicted_)"
             )
 
     @property

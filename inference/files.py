@@ -30,6 +30,7 @@ PIECES = 4 * 2**20, 256 * 2**20  # bytes of a file that one task of Spark reads,
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4", ".br": "brotli"}
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half of a pair, or a byte that is not UTF-8
+_SAY_WHICH = "--column NAME (mlflow run: -P column=NAME)"
 _AS_JSON = {b"holds": b"json"}  # a column of JSON of several types, kept as its text
 
 
@@ -97,7 +98,7 @@ def form_of(path: Path) -> tuple[str, str | None]:
     if not form or (compression and form == "parquet"):
         raise FileError(
             f"{path}: the name does not say the format; expected .csv, .jsonl (.ndjson, .json), both also with "
-            f"{', '.join(COMPRESSIONS)}, or .parquet"
+            f"{', '.join(COMPRESSIONS)}, or .parquet; of a folder with others too give a pattern, such as 'folder/*.csv'"
         )
     return form, compression
 
@@ -148,7 +149,7 @@ def look(files: list[Path], column: str) -> Source:
         for file in files[1:]:
             other = columns(file, form, column)
             if not other.equals(schema):
-                raise FileError(f"{file} has other columns than {files[0]}: {difference(other, schema)}")
+                raise FileError(f"{file} and {files[0]} differ: {difference(other, schema)}")
     if FAULT in schema.names:
         raise FileError(f"{files[0]}: the column {FAULT!r} is in the way of a row's fault; rename it")
     return Source(files, column, schema.append(pa.field(FAULT, pa.string())))
@@ -177,7 +178,13 @@ def columns(file: Path, form: str, column: str) -> pa.Schema:
     if schema.names.count(column) != 1:
         has = ", ".join(schema.names[:20]) or "none"
         which = "more than one column" if column in schema.names else "no column"
-        raise FileError(f"{file} has {which} {column!r} (it has: {has}); say which with column=NAME")
+        separator = re.search(r"[;\t|]", has) if form == "csv" and len(schema) == 1 else None
+        do = (
+            f"separate fields by commas, not {separator[0]!r}"
+            if separator
+            else f"say which with {_SAY_WHICH}"
+        )
+        raise FileError(f"{file} has {which} {column!r} (it has: {has}); {do}")
     twice = {name for name in schema.names if schema.names.count(name) > 1}
     if twice:
         raise FileError(f"{file} has the column {min(twice)!r} twice; rename one")
@@ -187,7 +194,7 @@ def columns(file: Path, form: str, column: str) -> pa.Schema:
     binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
     if not any(kind(of_values) for kind in text + binary):
         raise FileError(
-            f"{file}: the column {column!r} is {of_values}, no string; say which with column=NAME"
+            f"{file}: the column {column!r} is {of_values}, no string; say which with {_SAY_WHICH}"
         )
     return schema.set(at, pa.field(column, pa.string()))
 
@@ -197,14 +204,16 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def difference(found: pa.Schema, expected: pa.Schema) -> str:
-    """Say how columns differ from those that are expected."""
+    """Say how the columns of the first file differ from those of the second."""
     for name in [*expected.names, *found.names]:
         one, other = (
-            schema.field(name).type if name in schema.names else "missing" for schema in (found, expected)
+            schema.field(name).type if name in schema.names else None for schema in (found, expected)
         )
+        if one is None or other is None:
+            return f"only the {'first' if other is None else 'second'} has a column {name!r}"
         if one != other:
-            return f"{name!r} is {one}, there {other}"
-    return f"their order is {', '.join(found.names)}"
+            return f"{name!r} is {one} in the first and {other} in the second"
+    return f"the order of the columns, in the first {', '.join(found.names)}"
 
 
 def unreadable(file: Path, error: BaseException) -> FileError:
@@ -359,6 +368,8 @@ def _checked(file: Path, rows: Any, width: int) -> Iterator[tuple[list[str], str
                 row = [""]  # of a single column an empty line is an empty text
             if len(row) != width:
                 fault = f"the line has {len(row)} fields, the header has {width}"
+                if len(row) > width:
+                    fault += f"; past them: {_short(','.join(row[width:]).encode('utf-8', 'replace'))}"
         yield (row + [""] * width)[:width], fault
 
 
@@ -510,7 +521,7 @@ def _batch(source: Source, columns: dict[str, list[Any]], faults: list[str | Non
             for at, value in enumerate(values):
                 if isinstance(value, str) and _SURROGATE.search(value):
                     values[at] = readable(value)
-                    faults[at] = faults[at] or f"the column {field.name!r} is not UTF-8"
+                    faults[at] = faults[at] or f"{field.name!r} holds what is not UTF-8"
             arrays.append(pa.array(values, field.type))
     return pa.RecordBatch.from_arrays([*arrays, pa.array(faults, pa.string())], schema=source.schema)
 

@@ -31,8 +31,7 @@ def whole(output: Path, overwrite: bool) -> Iterator[Path]:
                     old.rename(output)
                 _remove(old)
                 _remove(hidden)
-                if output.exists() and not overwrite:
-                    raise FileError(f"{output} is there already; give overwrite=yes, or another output")
+                refuse_present(output, overwrite)
                 yield hidden
                 sync(hidden)
                 if output.is_dir() or (output.exists() and hidden.is_dir()):
@@ -44,6 +43,20 @@ def whole(output: Path, overwrite: bool) -> Iterator[Path]:
                     _remove(old)
     except OSError as error:
         raise FileError(f"{output} cannot be written: {error.strerror or error}") from None
+
+
+def refuse_present(output: Path, overwrite: bool) -> None:
+    """Refuse an output that is there and may not be overwritten.
+
+    Raises
+    ------
+    FileError
+        If it is.
+    """
+    if output.exists() and not overwrite:
+        raise FileError(
+            f"{output} is there already; give --overwrite yes (mlflow run: -P overwrite=yes), or another output"
+        )
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from inference import local
 from inference.answers import Counts, Scored
 from inference.environment import check_environment
 from inference.files import FileError, Source, find, form_of, look, writing
-from inference.output import whole
+from inference.output import refuse_present, whole
 from inference.serve import stop_in_order
 from registry.store import MODEL_NAME, answering, connect
 from registry.versions import PRODUCTION, Version, fetch
@@ -87,20 +87,23 @@ def main(
     """Run the entry point."""
     stop_in_order()
     form_of(Path(output))
+    refuse_present(Path(output), overwrite == "yes")
     source = look(find(given), column)
+    if Path(given).is_dir() and Path(output).resolve().is_relative_to(Path(given).resolve()):
+        raise FileError(f"{output} lies in {given}, and would be an input next time; give another output")
     found = find_version(connect(), version)
     scored = Scored(source, found.number, prefix)
     click.echo(f"{MODEL_NAME} version {found.number} scores {len(source.files)} file(s), engine {engine} …")
     start = time.perf_counter()
-    # a signal may leave a process that was just being started, and writes there until it sees that it is alone
-    with tempfile.TemporaryDirectory(prefix="sentiment-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="sentiment-") as folder:
         copy = fetch(found, Path(folder))
         check_environment(copy)
         counts = score(source, scored, copy, Path(output), engine, master, overwrite == "yes")
     seconds = time.perf_counter() - start
     log(found, counts, seconds)
+    shown = f"{output}/" if Path(output).is_dir() else output
     click.echo(
-        f"{output}: {counts.rows:,} rows, {counts.positive:,} positive, {counts.refused:,} without an answer (column {prefix}error "
+        f"{shown}: {counts.rows:,} rows, {counts.positive:,} positive, {counts.refused:,} without an answer (column {prefix}error "
         f"says why), in {seconds:.1f} s"
     )
 

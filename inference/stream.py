@@ -3,7 +3,6 @@
 import logging
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -212,7 +211,7 @@ class Files:
                 if found.equals(expected):
                     parts += pieces(Source([file], self.column, source.schema), parallel)
                     continue
-                fault = f"{file} has other columns than the first file of the stream: {difference(found, expected)}"
+                fault = f"{file} and the first file of the stream differ: {difference(found, expected)}"
             except FileError as error:
                 fault = error.message
             parts.append(Piece(file, fault=fault))
@@ -283,13 +282,8 @@ def run(
     run_id: str,
     once: bool,
     every: float,
-) -> int:
-    """Score what arrives until a signal, or with ``once`` what is there; log each micro-batch to a run of MLflow.
-
-    Returns
-    -------
-    int
-        The signal that ended it; 0 if none did.
+) -> None:
+    """Score what arrives until SIGINT, SIGTERM or SIGHUP, or with ``once`` what is there; log each micro-batch to a run.
 
     Raises
     ------
@@ -310,7 +304,7 @@ def run(
             seconds = time.perf_counter() - start
             click.echo(
                 f"batch {number}: {counts.rows:,} rows, {counts.refused:,} rejected, version {model.version}, "
-                f"{counts.rows / seconds:,.0f} rows/s, the oldest had waited {lag:.0f} s"
+                f"in {seconds:.1f} s; the oldest had waited {lag:.0f} s"
             )
             log(
                 run_id,
@@ -323,6 +317,7 @@ def run(
             )
 
     with told(), _heard() as signals:
+        model.follow(spark)
         writer = (
             through.arriving(spark)
             .writeStream.foreachBatch(take)
@@ -330,18 +325,24 @@ def run(
         )
         trigger: dict[str, Any] = {"availableNow": True} if once else {"processingTime": f"{every} seconds"}
         query = writer.trigger(**trigger).start()
+        click.echo("waiting for what arrives" if not once else "scoring what is there")
         while not query.awaitTermination(1) and not signals:
             pass
-        query.stop()  # a micro-batch in work is taken again when the stream is started again
-    return signals[0] if signals else 0
+        query.stop()
+    if signals:
+        click.echo(
+            f"ended by {signals[0].name}; it goes on where it was, a micro-batch in work included, when it is started again"
+        )
 
 
 @contextmanager
-def _heard() -> Iterator[list[int]]:
+def _heard() -> Iterator[list[signal.Signals]]:
     """Note signals: an exception in the middle of a call to Spark would break the connection to it."""
-    noted: list[int] = []
+    noted: list[signal.Signals] = []
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, lambda number, _: noted.append(number)) for number in numbers]
+    before = [
+        signal.signal(number, lambda number, _: noted.append(signal.Signals(number))) for number in numbers
+    ]
     try:
         yield noted
     finally:
@@ -441,11 +442,7 @@ def main(
         session(master, "stream", **SETTINGS, **settings) as spark,
         mlflow.start_run(run_name="stream") as logged,
     ):
-        model = Model(Path(folder))
-        model.follow(spark)
-        ended_by = run(spark, through, at, model, logged.info.run_id, once == "yes", every)
-    if ended_by:
-        sys.exit(128 + ended_by)
+        run(spark, through, at, Model(Path(folder)), logged.info.run_id, once == "yes", every)
 
 
 if __name__ == "__main__":

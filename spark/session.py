@@ -80,6 +80,8 @@ def session(master: str, name: str, **settings: str) -> Iterator["SparkSession"]
     for setting, value in (defaults | given).items():
         builder = builder.config(setting, value)
     try:
+        if not there:
+            click.echo(f"Spark starts on {master} …")
         spark = builder.getOrCreate()
     except Exception as error:  # of PySpark, of py4j, of the JVM
         raise SparkError(f"Spark does not start on master={master}: {first_line(error)}") from None

@@ -172,9 +172,9 @@ def test_a_csv_keeps_its_rows_and_strings(copy: Path, tmp_path: Path, engine: st
         ]
         assert [row["no"] for row in found] == [*table["no"].to_pylist(), "7", "8", "9", "", "11"]
         assert [row["p.error"] or None for row in found[-5:]] == [
-            "the column 'my text' is not UTF-8",
+            "'my text' holds what is not UTF-8",
             "the line has 2 fields, the header has 3",
-            "the line has 4 fields, the header has 3",
+            "the line has 4 fields, the header has 3; past them: fields",
             "the line is not CSV: text after a closing quote; quotes within a field are doubled",
             None,
         ]
@@ -243,7 +243,13 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, str, str]]:
     yield (
         "no column",
         f"{folder}/other.csv",
-        r"no column 'text' \(it has: review, stars\); say which with column=NAME",
+        r"no column 'text' \(it has: review, stars\); say which with --column NAME",
+    )
+    (folder / "semicolons.csv").write_text("text;id\na;1\n")
+    yield (
+        "semicolons",
+        f"{folder}/semicolons.csv",
+        r"no column 'text' \(it has: text;id\); separate fields by commas, not ';'",
     )
     (folder / "two").mkdir()
     (folder / "two" / "1.csv").write_text("text,id\na,1\n")
@@ -251,7 +257,7 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, str, str]]:
     yield (
         "other columns",
         f"{folder}/two",
-        r"2.csv has other columns than \S*1.csv: 'id' is missing, there string",
+        r"2.csv and \S*1.csv differ: only the second has a column 'id'",
     )
     (folder / "mix").mkdir()
     (folder / "mix" / "1.csv").write_text("text\na\n")
@@ -313,7 +319,7 @@ def test_an_output_is_whole_refused_and_replaced(tmp_path: Path) -> None:
         with pytest.raises(FileError, match="is being written by another process"), whole(output, True):
             pass
     assert output.read_text() == "first"
-    with pytest.raises(FileError, match="is there already; give overwrite=yes"), whole(output, False):
+    with pytest.raises(FileError, match="is there already; give --overwrite yes"), whole(output, False):
         pass
 
     def fail(fault: BaseException) -> None:
@@ -396,7 +402,7 @@ def test_the_entry_point_and_make_score_files(project: Project, tmp_path: Path) 
     assert (run.data.metrics["rows"], run.data.metrics["rows_without_answer"]) == (2, 1)
 
     told = project.make("score", f"INPUT={tmp_path}/in.csv", f"OUTPUT={tmp_path}/out.jsonl", code=2)
-    assert "out.jsonl is there already; give overwrite=yes, or another output" in told
+    assert "out.jsonl is there already; give --overwrite yes" in told
     told = project.make(
         "score", f"INPUT={tmp_path}/in.csv", f"OUTPUT={tmp_path}/o.csv", "ARGS=--version 99", code=2
     )
