@@ -29,6 +29,8 @@ class Scored:
     prefix: str = ""
 
     def __post_init__(self) -> None:
+        if not self.prefix.isprintable():
+            raise FileError("the prefix holds characters that cannot be printed; give another one")
         taken = set(self.source.schema.names) & set(self.added)
         if taken:
             raise FileError(

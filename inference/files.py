@@ -10,7 +10,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -31,6 +31,7 @@ FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4", ".br": "brotli"}
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half of a pair, or a byte that is not UTF-8
 _SAY_WHICH = "--column NAME (mlflow run: -P column=NAME)"
+_NOTHING = {b"holds": b"nothing"}  # the columns of a file without one JSON object
 _AS_JSON = {b"holds": b"json"}  # a column of JSON of several types, kept as its text
 
 
@@ -92,6 +93,8 @@ def form_of(path: Path) -> tuple[str, str | None]:
     >>> form_of(Path("reviews.csv.gz"))
     ('csv', 'gzip')
     """
+    if _SURROGATE.search(str(path)):
+        raise FileError(f"{readable(str(path))}: the name is not UTF-8; rename it")
     ends = [end.lower() for end in path.suffixes[-2:]]
     compression = COMPRESSIONS.get(ends[-1]) if ends else None
     form = FORMATS.get(ends[-2] if compression and len(ends) > 1 else ends[-1] if ends else "")
@@ -150,8 +153,6 @@ def look(files: list[Path], column: str) -> Source:
             other = columns(file, form, column)
             if not other.equals(schema):
                 raise FileError(f"{file} and {files[0]} differ: {difference(other, schema)}")
-    if FAULT in schema.names:
-        raise FileError(f"{files[0]}: the column {FAULT!r} is in the way of a row's fault; rename it")
     return Source(files, column, schema.append(pa.field(FAULT, pa.string())))
 
 
@@ -185,6 +186,8 @@ def columns(file: Path, form: str, column: str) -> pa.Schema:
             else f"say which with {_SAY_WHICH}"
         )
         raise FileError(f"{file} has {which} {column!r} (it has: {has}); {do}")
+    if FAULT in schema.names:
+        raise FileError(f"{file}: the column {FAULT!r} is in the way of a row's fault; rename it")
     twice = {name for name in schema.names if schema.names.count(name) > 1}
     if twice:
         raise FileError(f"{file} has the column {min(twice)!r} twice; rename one")
@@ -337,17 +340,30 @@ def readable(text: str) -> str:
 
 def _read_csv(source: Source, piece: Piece, raw: BinaryIO) -> Iterator[pa.RecordBatch]:
     with _decoded(_open(piece.file, raw)) as lines:
-        rows = csv.reader(lines, strict=True)
+        taken: list[str] = []  # lines since the last row
+        rows = csv.reader(_noted(lines, taken), strict=True)
         names = _header(piece.file, rows)
-        for some in _batched(_checked(piece.file, rows, len(names)), lambda row: sum(map(len, row[0]))):
+        text = names.index(source.column)
+        for some in _batched(
+            _checked(piece.file, rows, len(names), text, taken), lambda row: sum(map(len, row[0]))
+        ):
             columns = [list(values) for values in zip(*(row for row, _ in some), strict=True)]
             yield _batch(source, dict(zip(names, columns, strict=True)), [fault for _, fault in some])
 
 
-def _checked(file: Path, rows: Any, width: int) -> Iterator[tuple[list[str], str | None]]:
-    """Give each row ``width`` fields, and say which had not."""
+def _noted(lines: Iterable[str], taken: list[str]) -> Iterator[str]:
+    for line in lines:
+        taken.append(line)
+        yield line
+
+
+def _checked(
+    file: Path, rows: Any, width: int, text: int, taken: list[str]
+) -> Iterator[tuple[list[str], str | None]]:
+    """Give each row ``width`` fields, and say which had not: then the text is all that the line holds."""
     while True:
         fault = None
+        taken.clear()
         try:
             row = next(rows)
         except StopIteration:
@@ -368,9 +384,10 @@ def _checked(file: Path, rows: Any, width: int) -> Iterator[tuple[list[str], str
                 row = [""]  # of a single column an empty line is an empty text
             if len(row) != width:
                 fault = f"the line has {len(row)} fields, the header has {width}"
-                if len(row) > width:
-                    fault += f"; past them: {_short(','.join(row[width:]).encode('utf-8', 'replace'))}"
-        yield (row + [""] * width)[:width], fault
+        row = (row + [""] * width)[:width]
+        if fault:
+            row[text] = "".join(taken).rstrip("\r\n")
+        yield row, fault
 
 
 def _lines(file: Path, stream: BinaryIO) -> Iterator[bytes]:
@@ -389,21 +406,31 @@ def as_object(line: bytes) -> tuple[dict[str, Any], str | None]:
         return {}, f"the line is not JSON in UTF-8: {str(error)[:100]}"
     if not isinstance(found, dict):
         return {}, f"the line holds {type(found).__name__}, no JSON object"
+    try:
+        "".join(found).encode()
+    except UnicodeEncodeError:
+        return {}, "the line has a name that is not UTF-8"
     return found, None
 
 
 def _json_schema(lines: Iterable[bytes], column: str) -> pa.Schema:
     kinds: dict[str, set[type]] = {}
+    wide: dict[str, int] = {}  # the largest whole number
     for line in lines:
         for name, value in as_object(line)[0].items():
             kinds.setdefault(name, set()).add(type(value))
-    kinds.setdefault(column, set()) if not kinds else None
+            if type(value) is int:
+                wide[name] = max(wide.get(name, 0), abs(value))
+    if not kinds:
+        return pa.schema([(column, pa.string())], metadata=_NOTHING)
     single = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
     fields = []
     for name, found in kinds.items():
         found = found - {type(None)}
         if name == column or not found:
             fields.append(pa.field(name, pa.string()))
+        elif int in found and wide[name] >= (2**53 if float in found else 2**63):
+            fields.append(pa.field(name, pa.string(), metadata=_AS_JSON))
         elif len(found) == 1 and found <= single.keys():
             fields.append(pa.field(name, single[min(found, key=str)]))
         elif found == {int, float}:
@@ -472,6 +499,8 @@ def _misfits(values: list[Any], field: pa.Field) -> list[int]:
     """Return the places of values that are not of the type of their column."""
     if field.metadata == _AS_JSON:
         return []
+    if field.type == pa.int64() and float in set(map(type, values)):  # which Arrow would cut
+        return [at for at, value in enumerate(values) if not _fits(value, field)]
     try:
         pa.array(values, field.type)
     except UnicodeEncodeError:
@@ -482,6 +511,8 @@ def _misfits(values: list[Any], field: pa.Field) -> list[int]:
 
 
 def _fits(value: Any, field: pa.Field) -> bool:
+    if field.type == pa.int64() and isinstance(value, float):
+        return False
     try:
         pa.array([value], field.type)
     except UnicodeEncodeError:
@@ -582,14 +613,27 @@ def writing(path: Path, form: str, compression: str | None, schema: pa.Schema) -
     form, compression : str, str or None
         As :func:`form_of` returns them.
     schema : Schema
+
+    Raises
+    ------
+    FileError
+        If a value does not go into this format.
     """
-    if form == "parquet":
-        with _parquet(path, schema) as write:
-            yield write
-    else:
-        kind = _csv if form == "csv" else _json
-        with pa.output_stream(str(path), compression=compression) as stream, kind(stream, schema) as write:
-            yield write
+    with ExitStack() as stack:
+        if form == "parquet":
+            write = stack.enter_context(_parquet(path, schema))
+        else:
+            stream = stack.enter_context(pa.output_stream(str(path), compression=compression))
+            write = stack.enter_context((_csv if form == "csv" else _json)(stream, schema))
+
+        def checked(batch: pa.RecordBatch) -> None:
+            try:
+                write(batch)
+            except (pa.ArrowInvalid, ValueError, OverflowError) as error:
+                why = str(error).splitlines()[0][:200]
+                raise FileError(f"a value cannot be written as {form}: {why}; give another format") from None
+
+        yield checked
 
 
 @contextmanager

@@ -22,6 +22,8 @@ def whole(output: Path, overwrite: bool) -> Iterator[Path]:
     FileError
         If ``output`` is there and may not be overwritten, or another process writes it.
     """
+    if output.is_symlink():
+        output = output.resolve()
     hidden, old = (output.with_name(f".{output.name}.{end}") for end in ("part", "old"))
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

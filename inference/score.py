@@ -33,8 +33,8 @@ def score(
         If it cannot be done; nothing is written then.
     """
     form, compression = form_of(output)
-    if output.resolve() in [file.resolve() for file in source.files]:
-        raise FileError(f"{output} is an input too; give another output")
+    if any(file.resolve().is_relative_to(output.resolve()) for file in source.files):
+        raise FileError(f"{output} is an input too, or holds one; give another output")
     with whole(output, overwrite) as hidden:
         if engine == "spark":
             check_installed()

@@ -119,20 +119,10 @@ def rows(spark: SparkSession, source: Source, parts: list[Piece] | None = None) 
     FileError
         If Spark cannot carry the columns as they are.
     """
-    try:
-        schema = from_arrow_schema(_signed(source.schema))
-        carried = to_arrow_schema(schema, timezone=ZONE)
-    except PySparkException as error:
-        raise FileError(
-            f"{source.files[0]}: Spark cannot carry its columns ({first_line(error)}); use engine=local"
-        ) from None
-    for field in source.schema:
-        if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
-            raise FileError(
-                f"{source.files[0]}: Spark cannot carry the nanoseconds of the column {field.name!r}; use engine=local"
-            )
+    schema = carried_schema(source.schema, source.files[0])
+    carried = to_arrow_schema(schema, timezone=ZONE)
     parallel = spark.sparkContext.defaultParallelism
-    groups = packed(pieces(source, parallel) if parts is None else parts, parallel)
+    groups = packed(pieces(source, parallel) if parts is None else parts, parallel) or [[]]
 
     class Reader(DataSourceReader):
         def partitions(self) -> list[InputPartition]:
@@ -160,6 +150,29 @@ def rows(spark: SparkSession, source: Source, parts: list[Piece] | None = None) 
     return spark.read.format("texts").load()
 
 
+def carried_schema(schema: pa.Schema, file: Path) -> StructType:
+    """Return columns as Spark has them.
+
+    Raises
+    ------
+    FileError
+        If it cannot carry them as they are.
+    """
+    for field in schema:
+        if "timestamp[ns" in str(field.type):
+            raise FileError(
+                f"{file}: Spark cannot carry the nanoseconds of the column {field.name!r}; use engine=local"
+            )
+    try:
+        found = from_arrow_schema(_signed(schema))
+        to_arrow_schema(found, timezone=ZONE)
+    except (PySparkException, ValueError) as error:
+        raise FileError(
+            f"{file}: Spark cannot carry its columns ({first_line(error)}); use engine=local"
+        ) from None
+    return found
+
+
 def _signed(schema: pa.Schema) -> pa.Schema:
     """Return a schema with wider types for the unsigned ones, which Spark has not; :func:`write` takes them back."""
     wider = {
@@ -174,13 +187,16 @@ def _signed(schema: pa.Schema) -> pa.Schema:
 def with_answers(table: DataFrame, model: Any, source: Source, scored: Scored) -> DataFrame:
     """Return the rows with their answers and the version."""
     text, fault = _column(source.column), _column(FAULT)
-    answer = F.col("_answer")
+    name = "_answer"
+    while name in source.schema.names:
+        name += "_"
+    answer = F.col(f"`{name}`")
     # MLflow's UDF makes the text "None" of a null: the number beside it says which it was
     refused = answer["confidence"].isNull() | F.isnan(answer["confidence"])
     error = F.coalesce(fault, F.when(refused, F.regexp_replace(answer["error"], ROW, "")))
     sentiment, confidence = (F.when(~refused, answer[name]) for name in ("sentiment", "confidence"))
     added = [sentiment, confidence, error, F.lit(scored.version).cast("long")]
-    asked = table.withColumn("_answer", model(F.when(fault.isNull(), text)))
+    asked = table.withColumn(name, model(F.when(fault.isNull(), text)))
     kept = [_column(name) for name in source.schema.names[:-1]]
     return asked.select(*kept, *(value.alias(name) for value, name in zip(added, scored.added, strict=True)))
 

@@ -1,6 +1,7 @@
 """Entry point ``stream``: score files as they arrive, or the messages of a Kafka topic, with Spark Structured Streaming."""
 
 import logging
+import re
 import shutil
 import signal
 import tempfile
@@ -10,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 import click
 import mlflow
@@ -19,13 +19,13 @@ from mlflow.exceptions import MlflowException
 
 from inference.answers import Counts, Scored
 from inference.environment import check_environment
-from inference.files import FAULT, FileError, Piece, Source, columns, difference, form_of, pieces
+from inference.files import FAULT, FileError, Piece, Source, columns, difference, form_of, pieces, unreadable
 from inference.output import alone, sync
 from inference.serve import stop_in_order
 from registry.store import MODEL_NAME, answering, connect
 from registry.versions import PRODUCTION, check_examples, fetch
 from registry.versions import find as find_version
-from spark.session import check_installed, master_option, session
+from spark.session import SparkError, check_installed, first_line, master_option, session
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -148,7 +148,8 @@ class Files:
             "maxFileAge": _NEVER_TOO_OLD,
             "recursiveFileLookup": "true",
         }
-        return reader.options(**options).load(str(self.given)).select("path", "modificationTime")
+        folder = re.sub(r"([\\{}\[\]*?])", r"\\\1", str(self.given))  # it is no pattern
+        return reader.options(**options).load(folder).select("path", "modificationTime")
 
     def take(self, batch: "DataFrame", number: int, model: Model) -> tuple[Counts, float] | None:
         """Score a micro-batch once: its folder appears whole, and if it is there already nothing is done.
@@ -168,7 +169,11 @@ class Files:
         for left in (hidden, rejected):
             shutil.rmtree(left, ignore_errors=True)
         listed = sorted(batch.collect(), key=lambda row: (row.modificationTime, row.path))
-        source = self.source([Path(unquote(urlsplit(row.path).path)) for row in listed])
+        if not listed:
+            click.echo(f"WARNING: batch {number}: its files are gone", err=True)
+            done.mkdir(parents=True)
+            return Counts(), 0.0
+        source = self.source([Path(row.path.removeprefix("file:")) for row in listed])
         scored = Scored(source, model.version, self.prefix)
         table = spark.rows(batch.sparkSession, source, self.parts(source, batch.sparkSession))
         answers = spark.with_answers(table, model.udf, source, scored)
@@ -180,16 +185,21 @@ class Files:
         done.parent.mkdir(exist_ok=True)
         (hidden / SCORED).rename(done)  # from here on it is done
         shutil.rmtree(hidden)
-        return counts, time.time() - min(row.modificationTime.timestamp() for row in listed)
+        return counts, time.time() - listed[0].modificationTime.timestamp()
 
     def source(self, files: list[Path]) -> Source:
         """Return files with the columns that the first readable file of the stream had."""
+        from inference.spark import carried_schema
+
         known = self.checkpoint / COLUMNS
         if not known.exists():
             for file in files:
                 try:
                     found = columns(file, form_of(file)[0], self.column)
+                    carried_schema(found, file)
                 except FileError:
+                    continue
+                if found.metadata:  # it holds nothing
                     continue
                 part = known.with_suffix(".part")
                 part.write_bytes(found.serialize())
@@ -214,6 +224,8 @@ class Files:
                 fault = f"{file} and the first file of the stream differ: {difference(found, expected)}"
             except FileError as error:
                 fault = error.message
+            except OSError as error:
+                fault = unreadable(file, error).message
             parts.append(Piece(file, fault=fault))
         return parts
 
@@ -295,10 +307,17 @@ def run(
     for told_by_us in ("py4j", "mlflow.store.db.utils"):  # a fault is one line, not a stack trace
         logging.getLogger(told_by_us).setLevel(logging.CRITICAL)
 
+    faults: list[str] = []  # Spark's own report is cut before the reason
+
     def take(batch: "DataFrame", number: int) -> None:
-        model.follow(batch.sparkSession)
         start = time.perf_counter()
-        taken = through.take(batch, number, model)
+        try:
+            model.follow(batch.sparkSession)
+            taken = through.take(batch, number, model)
+        except Exception as error:
+            said = error.message if isinstance(error, click.ClickException) else first_line(error)
+            faults.append(f"batch {number}: {said}")
+            raise
         if taken:
             counts, lag = taken
             seconds = time.perf_counter() - start
@@ -316,19 +335,26 @@ def run(
                 version=model.version,
             )
 
-    with told(), _heard() as signals:
-        model.follow(spark)
-        writer = (
-            through.arriving(spark)
-            .writeStream.foreachBatch(take)
-            .option("checkpointLocation", str(checkpoint))
-        )
-        trigger: dict[str, Any] = {"availableNow": True} if once else {"processingTime": f"{every} seconds"}
-        query = writer.trigger(**trigger).start()
-        click.echo("waiting for what arrives" if not once else "scoring what is there")
-        while not query.awaitTermination(1) and not signals:
-            pass
-        query.stop()
+    with _heard() as signals:
+        try:
+            with told():
+                model.follow(spark)
+                writer = (
+                    through.arriving(spark)
+                    .writeStream.foreachBatch(take)
+                    .option("checkpointLocation", str(checkpoint))
+                )
+                trigger: dict[str, Any] = (
+                    {"availableNow": True} if once else {"processingTime": f"{every} seconds"}
+                )
+                query = writer.trigger(**trigger).start()
+                click.echo("scoring what is there" if once else "waiting for what arrives")
+                while not query.awaitTermination(1) and not signals:
+                    pass
+                query.stop()
+        except SparkError as error:
+            if not signals:
+                raise SparkError(faults[-1] if faults else error.message) from None
     if signals:
         click.echo(
             f"ended by {signals[0].name}; it goes on where it was, a micro-batch in work included, when it is started again"
@@ -425,8 +451,9 @@ def main(
         into = Path(output).absolute()
         at = Path(checkpoint).absolute() if checkpoint else into / CHECKPOINT
         through = Files(Path(given).absolute(), into, at, column, form, prefix, most)
-        if into.resolve().is_relative_to(through.given.resolve()):
-            raise FileError(f"{output} lies in {given}: its files would be scored again; give another output")
+        for one in (into, at):
+            if one.resolve().is_relative_to(through.given.resolve()):
+                raise FileError(f"{one} lies in {given}: its files would be scored too; give another folder")
     else:
         if not checkpoint:
             raise FileError("source=kafka: give the folder of the checkpoint, checkpoint=folder")

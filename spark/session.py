@@ -9,7 +9,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -60,6 +60,7 @@ def session(master: str, name: str, **settings: str) -> Iterator["SparkSession"]
             f"master={master[:60]!r} is not known; expected local[n], local[*], spark://host:port, yarn or k8s://https://host:port"
         )
     check_installed()
+    from py4j.protocol import Py4JError
     from pyspark.sql import SparkSession
 
     local = master.startswith("local")
@@ -87,9 +88,12 @@ def session(master: str, name: str, **settings: str) -> Iterator["SparkSession"]
         raise SparkError(f"Spark does not start on master={master}: {first_line(error)}") from None
     try:
         yield spark
+    except (Py4JError, ConnectionError) as error:
+        raise SparkError(f"Spark has ended, or was ended: {first_line(error)}") from None
     finally:
         if not there:
-            spark.stop()
+            with suppress(Py4JError, OSError):  # its JVM may be gone
+                spark.stop()
 
 
 def first_line(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import pandas as pd
 import psutil
 import pyarrow as pa
@@ -93,6 +94,9 @@ def test_twenty_thousand_rows_are_scored_alike_on_spark_and_on_one_machine(
             "stars": at / 2 if at % 3 else None,
             "of": [at],
             "mixed": at if at % 2 else "b",
+            "wide": 2**53 + at if at % 2 else 0.5,
+            "huge": 2**70 + at,
+            "_answer": "theirs",
         }
         for at, text in enumerate(texts)
     ]
@@ -111,7 +115,7 @@ def test_twenty_thousand_rows_are_scored_alike_on_spark_and_on_one_machine(
     found = as_json(tmp_path / "local.jsonl")
     assert [row["id"] for row in found[:20_000]] == list(range(20_000))
     for before, after in zip(rows, found, strict=False):
-        for name in ("stars", "of", "mixed"):
+        for name in ("stars", "of", "mixed", "wide", "huge", "_answer"):
             assert before[name] == after[name]
         assert after["model_version"] == 7
         assert (after["error"] is None) == (after["sentiment"] in ("positive", "negative"))
@@ -174,12 +178,14 @@ def test_a_csv_keeps_its_rows_and_strings(copy: Path, tmp_path: Path, engine: st
         assert [row["p.error"] or None for row in found[-5:]] == [
             "'my text' holds what is not UTF-8",
             "the line has 2 fields, the header has 3",
-            "the line has 4 fields, the header has 3; past them: fields",
+            "the line has 4 fields, the header has 3",
             "the line is not CSV: text after a closing quote; quotes within a field are doubled",
             None,
         ]
         if end == "parquet":
             assert [row["my text"] for row in found[:-5]] == NASTY
+            lines = ["8,too few", "9,too,many,fields", '10,"odd"quotes,x']  # nothing of them is lost
+            assert [row["my text"] for row in found[-4:-1]] == lines
             assert [row["sentiment"] for row in found[:-5]] == NASTY
 
 
@@ -221,6 +227,28 @@ def test_no_row_is_an_output_too(copy: Path, tmp_path: Path, engine: str) -> Non
     (tmp_path / "in.csv").write_text("text,id\n")
     assert scored(copy, tmp_path / "in.csv", tmp_path / "out.parquet", engine) == Counts()
     assert pq.read_table(tmp_path / "out.parquet").column_names[:2] == ["text", "id"]
+    (tmp_path / "in.jsonl").touch()
+    assert scored(copy, tmp_path / "in.jsonl", tmp_path / "out.jsonl", engine) == Counts()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_value_that_the_format_cannot_hold_is_one_line(copy: Path, tmp_path: Path, engine: str) -> None:
+    table = pa.table({"text": ["Dull."], "raw": [b"\xff"], "at": pa.array([2**62], pa.timestamp("us"))})
+    pq.write_table(table, tmp_path / "in.parquet")
+    for end, said in (("csv", "a value cannot be written as csv: .*UTF8"), ("jsonl", "as jsonl: ")):
+        with pytest.raises(click.ClickException, match=said) as told:
+            scored(copy, tmp_path / "in.parquet", tmp_path / f"out.{end}", engine)
+        assert "\n" not in told.value.message
+    assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
+
+
+def test_an_output_that_holds_the_input_is_refused(copy: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "both.csv"
+    folder.mkdir()
+    (folder / "in.csv").write_text("text\nDull.\n")
+    with pytest.raises(FileError, match=r"both.csv is an input too, or holds one"):
+        scored(copy, folder, folder, "local", overwrite=True)
+    assert (folder / "in.csv").exists()
 
 
 def test_an_utf_16_file_is_read(copy: Path, tmp_path: Path) -> None:
@@ -267,6 +295,9 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, str, str]]:
     (folder / "drift" / "1.jsonl").write_text(good)
     (folder / "drift" / "2.jsonl").write_text('{"text": "bad", "id": "five"}\n')
     yield "another type", f"{folder}/drift", "2.jsonl: the column 'id' holds \"five\", which is no int64"
+    whole_numbers = "".join(f'{{"text": "good", "id": {at}}}\n' for at in range(10_000))
+    (folder / "cut.jsonl").write_text(f'{whole_numbers}{{"text": "bad", "id": 1.5}}\n')
+    yield "a fraction", f"{folder}/cut.jsonl", "the column 'id' holds 1.5, which is no int64"
     (folder / "new").mkdir()
     (folder / "new" / "1.jsonl").write_text(good)
     (folder / "new" / "2.jsonl").write_text('{"text": "bad", "new": 1}\n')
@@ -296,7 +327,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(copy: Path, tmp_path: Path
     given = tmp_path / "given"
     given.mkdir()
     for name, path, said in bad_inputs(given):
-        if engine == "spark" and name not in ("another type", "broken in the middle"):
+        if engine == "spark" and name not in ("another type", "broken in the middle", "a fraction"):
             continue  # seen before Spark is asked
         with pytest.raises(Exception, match=said) as told:
             scored(copy, Path(path), tmp_path / "out" / "scored.jsonl", engine)
@@ -336,6 +367,12 @@ def test_an_output_is_whole_refused_and_replaced(tmp_path: Path) -> None:
         hidden.mkdir()
         (hidden / "part").write_text("second")
     assert (output / "part").read_text() == "second"
+    link = tmp_path / "link.csv"
+    link.symlink_to(output)
+    with whole(link, True) as hidden:
+        hidden.write_text("third")
+    assert link.is_symlink()
+    assert output.read_text() == "third"
     output.rename(
         output.with_name(".scored.csv.old")
     )  # as a process leaves it that is killed between its two renames

@@ -21,13 +21,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from inference.answers import Counts
 from inference.files import FileError
-from inference.stream import Files
+from inference.stream import Files, Model
 from tests.conftest import ROOT, until
 from tests.inference.conftest import Registry
 
 pytestmark = pytest.mark.spark
-KILLS = int(os.environ.get("KILLS", "3"))
+GIVEN = "in [1] 50%41"  # neither a pattern nor encoded
+KILLS = int(os.environ.get("KILLS", "2"))
 
 
 def arrive(folder: Path, name: str, rows: list[Any], compress: bool = False) -> None:
@@ -87,11 +89,11 @@ def once(versions: Registry, one_session: None, tmp_path: Path, monkeypatch: pyt
     """Score what is in a folder, in this process."""
     from pyspark.sql import SparkSession
 
-    from inference.stream import Model, run
+    from inference.stream import run
 
     versions.add()
     versions.promote(1)
-    given, output = tmp_path / "in", tmp_path / "out"
+    given, output = tmp_path / GIVEN, tmp_path / "out"
     given.mkdir()
 
     def score(form: str = "jsonl", most: int = 100) -> Path:
@@ -109,7 +111,8 @@ def once(versions: Registry, one_session: None, tmp_path: Path, monkeypatch: pyt
 
 
 def test_bad_rows_and_files_go_apart_with_their_reason(once: Any, tmp_path: Path) -> None:
-    given = tmp_path / "in"
+    given = tmp_path / GIVEN
+    (given / "0.jsonl").write_text("garbage\n")  # it says nothing of the columns
     arrive(
         given,
         "1.jsonl",
@@ -118,7 +121,7 @@ def test_bad_rows_and_files_go_apart_with_their_reason(once: Any, tmp_path: Path
     output = once()
     arrive(
         given,
-        "2 ü.jsonl",
+        "2 ü%20#?.jsonl",
         [{"id": "x", "text": "Dull."}, {"id": 4, "text": "Dull.", "new": 1}, {"id": 5, "text": "Dull."}],
     )
     arrive(given, "3.jsonl.gz", [{"id": 6, "text": "Dull."}], compress=True)
@@ -135,8 +138,8 @@ def test_bad_rows_and_files_go_apart_with_their_reason(once: Any, tmp_path: Path
     expected = {
         "text is null; send a non-empty string": None,
         "text is of type int; send a non-empty string": '{"id": 3, "text": 5}',
-        "2 ü.jsonl: the column 'id' holds \"x\", which is no int64; the columns are those of the first file of the stream": '{"id": "x", "text": "Dull."}',
-        "2 ü.jsonl: the column 'new' is new; the columns are those of the first file of the stream": '{"id": 4, "text": "Dull.", "new": 1}',
+        "2 ü%20#?.jsonl: the column 'id' holds \"x\", which is no int64; the columns are those of the first file of the stream": '{"id": "x", "text": "Dull."}',
+        "2 ü%20#?.jsonl: the column 'new' is new; the columns are those of the first file of the stream": '{"id": 4, "text": "Dull.", "new": 1}',
         "the line is not JSON in UTF-8: Expecting value: line 1 column 1 (char 0)": "no JSON",
     }
     assert expected.items() <= by_reason.items()
@@ -146,25 +149,33 @@ def test_bad_rows_and_files_go_apart_with_their_reason(once: Any, tmp_path: Path
         "6.txt: the name does not say",
     ):
         assert sum(reason.startswith(start) for reason in by_reason) == 1, start
-    assert len(rejected) == 8
+    assert len(rejected) == 9
 
 
 def test_parquet_in_and_out_and_nothing_new(once: Any, tmp_path: Path) -> None:
+    from pyspark.sql import SparkSession
+
     table = pa.table({"text": ["A wonderful film.", ""], "n": pa.array([1, 2], pa.uint8())})
     for at in range(5):
-        pq.write_table(table, tmp_path / "in" / f"{at}.parquet")
-        os.utime(tmp_path / "in" / f"{at}.parquet", (at * 1e8, at * 1e8))  # of years: none is too old
+        pq.write_table(table, tmp_path / GIVEN / f"{at}.parquet")
+        os.utime(tmp_path / GIVEN / f"{at}.parquet", (at * 1e8, at * 1e8))  # of years: none is too old
     output = once("parquet", most=2)
     once("parquet")
     assert len(list((output / "scored").glob("batch-*"))) == 3
     assert [row["n"] for row in rows(output / "scored")] == [1] * 5
     assert [row["n"] for row in rows(output / "rejected")] == [2] * 5
 
-    other = Files(tmp_path / "in", output, tmp_path / "other", "text", "parquet", "", 2)
+    other = Files(tmp_path / GIVEN, output, tmp_path / "other", "text", "parquet", "", 2)
     with pytest.raises(FileError, match=r"holds batch-000000002, which .*other has not begun"), other.ready():
         pass  # else new files would be taken for done
     with replace(other, checkpoint=output / "_checkpoint").ready():
         pass
+
+    spark = SparkSession.getActiveSession()
+    assert spark
+    gone = spark.createDataFrame([], "path string, modificationTime timestamp")
+    assert other.take(gone, 9, Model(tmp_path)) == (Counts(), 0)
+    assert (output / "scored" / "batch-000000009").exists()
 
 
 def spoil(folder: Path) -> None:
@@ -310,7 +321,7 @@ def test_wrong_options_are_one_line(tmp_path: Path) -> None:
     for options, said in (
         (["--input", "nowhere"], "nowhere: no such folder"),
         (["--input", "topic", "--source", "kafka"], "source=kafka: give the folder of the checkpoint"),
-        (["--input", str(tmp_path)], f"lies in {tmp_path}: its files would be scored again"),
+        (["--input", str(tmp_path)], f"lies in {tmp_path}: its files would be scored too"),
         (
             ["--input", f"{output}.rejected", "--source", "kafka", "--checkpoint", str(tmp_path / "c")],
             "is an output too",
