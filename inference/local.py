@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from itertools import accumulate
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -21,10 +20,10 @@ from tqdm import tqdm
 
 from inference.answers import Counts, Scored, answered
 from inference.files import FAULT, Piece, Source, Write, read
+from inference.serve import signals_noted
 from registry.errors import RegistryError
 from registry.versions import check_examples
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _WORTH_A_START = 2**25  # bytes, which one process scores in less time than another needs to start
 _model: Any = None  # of a process that scores
 
@@ -55,9 +54,11 @@ def score(source: Source, copy: Path, scored: Scored, write: Write) -> Counts:
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _load, (str(copy),))
 
     try:
-        with _signals_held():  # a process whose start is cut off says so on the terminal
+        with signals_noted() as noted:  # a process whose start is cut off says so on the terminal
             for _ in range(workers):  # else the second one starts when the first one is busy
                 pool.submit(int)
+        if noted:
+            signal.raise_signal(noted[0])
         check_examples(copy, lambda texts: pool.submit(_answers, texts.tolist()).result().to_pandas())
         waiting: deque[tuple[pa.RecordBatch, Future[pa.RecordBatch]]] = deque()
 
@@ -98,19 +99,9 @@ def _with_progress(source: Source) -> Iterator[pa.RecordBatch]:
                 progress.update(min(behind + at, total) - progress.n)
 
 
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _load(copy: str) -> None:
     global _model
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us, in order
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     _model = mlflow.pyfunc.load_model(copy)

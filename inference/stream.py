@@ -3,7 +3,6 @@
 import logging
 import re
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from inference.answers import Counts, Scored
 from inference.environment import check_environment
 from inference.files import FAULT, FileError, Piece, Source, columns, difference, form_of, pieces, unreadable
 from inference.output import alone, sync
-from inference.serve import stop_in_order
+from inference.serve import signals_noted, stop_in_order
 from registry.store import MODEL_NAME, answering, connect
 from registry.versions import PRODUCTION, check_examples, fetch
 from registry.versions import find as find_version
@@ -335,7 +334,7 @@ def run(
                 version=model.version,
             )
 
-    with _heard() as signals:
+    with signals_noted() as signals:
         try:
             with told():
                 model.follow(spark)
@@ -359,21 +358,6 @@ def run(
         click.echo(
             f"ended by {signals[0].name}; it goes on where it was, a micro-batch in work included, when it is started again"
         )
-
-
-@contextmanager
-def _heard() -> Iterator[list[signal.Signals]]:
-    """Note signals: an exception in the middle of a call to Spark would break the connection to it."""
-    noted: list[signal.Signals] = []
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [
-        signal.signal(number, lambda number, _: noted.append(signal.Signals(number))) for number in numbers
-    ]
-    try:
-        yield noted
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 def log(run_id: str, number: int, **metrics: float) -> None:
