@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from inference.answers import Counts, Scored, answered
 from inference.files import FAULT, Piece, Source, Write, read
-from inference.serve import signals_noted
 from registry.errors import RegistryError
 from registry.versions import check_examples
+from spark.session import signals_noted
 
 _WORTH_A_START = 2**25  # bytes, which one process scores in less time than another needs to start
 _model: Any = None  # of a process that scores

@@ -3,8 +3,6 @@
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -23,21 +21,6 @@ def stop_in_order() -> None:
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, leave)
-
-
-@contextmanager
-def signals_noted() -> Iterator[list[signal.Signals]]:
-    """Note the signals that end a process, in place of an exception in the middle of what must not be cut off."""
-    noted: list[signal.Signals] = []
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [
-        signal.signal(number, lambda number, _: noted.append(signal.Signals(number))) for number in numbers
-    ]
-    try:
-        yield noted
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 @click.command(help="Serve the Production version with mlflow models serve, after verifying it.")

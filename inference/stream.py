@@ -20,11 +20,11 @@ from inference.answers import Counts, Scored
 from inference.environment import check_environment
 from inference.files import FAULT, FileError, Piece, Source, columns, difference, form_of, pieces, unreadable
 from inference.output import alone, sync
-from inference.serve import signals_noted, stop_in_order
+from inference.serve import stop_in_order
 from registry.store import MODEL_NAME, answering, connect
 from registry.versions import PRODUCTION, check_examples, fetch
 from registry.versions import find as find_version
-from spark.session import SparkError, check_installed, first_line, master_option, session
+from spark.session import SparkError, check_installed, first_line, master_option, session, signals_noted
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -316,7 +316,7 @@ def run(
         except Exception as error:
             said = error.message if isinstance(error, click.ClickException) else first_line(error)
             faults.append(f"batch {number}: {said}")
-            raise
+            raise SparkError(said) from None
         if taken:
             counts, lag = taken
             seconds = time.perf_counter() - start

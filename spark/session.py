@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -83,10 +85,13 @@ def session(master: str, name: str, **settings: str) -> Iterator["SparkSession"]
     try:
         if not there:
             click.echo(f"Spark starts on {master} …")
-        spark = builder.getOrCreate()
+        with signals_noted() as noted:
+            spark = builder.getOrCreate()
     except Exception as error:  # of PySpark, of py4j, of the JVM
         raise SparkError(f"Spark does not start on master={master}: {first_line(error)}") from None
     try:
+        if noted:
+            signal.raise_signal(noted[0])
         yield spark
     except (Py4JError, ConnectionError) as error:
         raise SparkError(f"Spark has ended, or was ended: {first_line(error)}") from None
@@ -94,6 +99,24 @@ def session(master: str, name: str, **settings: str) -> Iterator["SparkSession"]
         if not there:
             with suppress(Py4JError, OSError):  # its JVM may be gone
                 spark.stop()
+
+
+@contextmanager
+def signals_noted() -> Iterator[list[signal.Signals]]:
+    """Note the signals that end a process, in place of an exception in the middle of what must not be cut off."""
+    noted: list[signal.Signals] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(signal.Signals(number))
+
+    before = [signal.signal(number, note) for number in numbers]
+    try:
+        yield noted
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            if signal.getsignal(number) is note:  # PySpark sets one of its own
+                signal.signal(number, handler)
 
 
 def first_line(error: BaseException) -> str:
