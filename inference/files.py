@@ -332,7 +332,7 @@ def readable(text: str) -> str:
 
     Examples
     --------
-    >>> readable("caf\\udce9")
+    >>> readable("caf\udce9")
     'caf�'
     """
     return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
