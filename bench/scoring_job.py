@@ -54,7 +54,7 @@ def by_udf_of_ours(spark: SparkSession, source: Source, copy: str, output: Path 
 def by_udf_of_scikit_learn(spark: SparkSession, source: Source, pipeline: str, output: Path) -> None:
     """Score with a pandas UDF as tutorials write it, around the scikit-learn pipeline that ours equals."""
 
-    @pandas_udf(ANSWERS)  # type: ignore[call-overload]
+    @pandas_udf(ANSWERS)  # type: ignore[call-overload]  # its stubs know no types as text
     def sentiment(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
         classify = joblib.load(pipeline).predict_proba  # once a task
         for texts in batches:
@@ -71,7 +71,7 @@ def by_udf_of_scikit_learn(spark: SparkSession, source: Source, pipeline: str, o
 def by_nothing(spark: SparkSession, source: Source) -> None:
     """Send the texts through a pandas UDF that does nothing."""
 
-    @pandas_udf(ANSWERS)  # type: ignore[call-overload]
+    @pandas_udf(ANSWERS)  # type: ignore[call-overload]  # its stubs know no types as text
     def sentiment(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
         for texts in batches:
             yield pd.DataFrame({"sentiment": "positive", "confidence": 1.0}, index=texts.index)

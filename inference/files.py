@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import click
 import pyarrow as pa
@@ -304,7 +304,7 @@ def read(source: Source, piece: Piece) -> Iterator[tuple[pa.RecordBatch, int]]:
         yield faulty(source, told.message), 0
 
 
-def _open(file: Path, raw: BinaryIO | None = None) -> BinaryIO:
+def _open(file: Path, raw: io.BufferedReader | None = None) -> io.BufferedReader:
     compression = form_of(file)[1]
     raw = raw or file.open("rb")
     if compression is None:
@@ -312,8 +312,8 @@ def _open(file: Path, raw: BinaryIO | None = None) -> BinaryIO:
     return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw, "r"), compression), 2**20)
 
 
-def _decoded(stream: BinaryIO) -> io.TextIOWrapper:
-    begins = stream.peek(4)[:4]  # type: ignore[attr-defined]
+def _decoded(stream: io.BufferedReader) -> io.TextIOWrapper:
+    begins = stream.peek(4)[:4]
     csv.field_size_limit(LONGEST)
     if begins[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return io.TextIOWrapper(stream, "utf-16", "replace", "")
@@ -338,7 +338,7 @@ def readable(text: str) -> str:
     return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def _read_csv(source: Source, piece: Piece, raw: BinaryIO) -> Iterator[pa.RecordBatch]:
+def _read_csv(source: Source, piece: Piece, raw: io.BufferedReader) -> Iterator[pa.RecordBatch]:
     with _decoded(_open(piece.file, raw)) as lines:
         taken: list[str] = []  # lines since the last row
         rows = csv.reader(_noted(lines, taken), strict=True)
@@ -390,7 +390,7 @@ def _checked(
         yield row, fault
 
 
-def _lines(file: Path, stream: BinaryIO) -> Iterator[bytes]:
+def _lines(file: Path, stream: io.BufferedReader) -> Iterator[bytes]:
     while line := stream.readline(LONGEST):
         if len(line) == LONGEST and not line.endswith(b"\n"):
             raise FileError(f"{file}: a line is longer than {LONGEST // 2**20} MiB; is it JSON lines?")
@@ -451,7 +451,7 @@ def text_of(
     return line.decode("utf-8", "replace").rstrip("\r\n"), fault
 
 
-def _read_json(source: Source, piece: Piece, raw: BinaryIO) -> Iterator[pa.RecordBatch]:
+def _read_json(source: Source, piece: Piece, raw: io.BufferedReader) -> Iterator[pa.RecordBatch]:
     if piece.begin:  # the line across the border is the piece's before
         raw.seek(piece.begin - 1)
         raw.readline()
@@ -522,7 +522,7 @@ def _fits(value: Any, field: pa.Field) -> bool:
     return True
 
 
-def _until(lines: Iterator[bytes], stream: BinaryIO, end: int) -> Iterator[bytes]:
+def _until(lines: Iterator[bytes], stream: io.BufferedReader, end: int) -> Iterator[bytes]:
     while stream.tell() < end and (line := next(lines, None)) is not None:
         yield line
 
@@ -629,7 +629,7 @@ def writing(path: Path, form: str, compression: str | None, schema: pa.Schema) -
         def checked(batch: pa.RecordBatch) -> None:
             try:
                 write(batch)
-            except (pa.ArrowInvalid, ValueError, OverflowError) as error:
+            except (ValueError, OverflowError) as error:  # those of Arrow are such too
                 why = str(error).splitlines()[0][:200]
                 raise FileError(f"a value cannot be written as {form}: {why}; give another format") from None
 

@@ -52,7 +52,6 @@ def score(source: Source, copy: Path, scored: Scored, write: Write) -> Counts:
     workers = min(joblib.cpu_count(), 1 + size // _WORTH_A_START)
     counts = Counts()
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _load, (str(copy),))
-
     try:
         with signals_noted() as noted:  # a process whose start is cut off says so on the terminal
             for _ in range(workers):  # else the second one starts when the first one is busy

@@ -1,11 +1,10 @@
 """Scoring a source with Apache Spark: its tasks read and write with the same code as one machine does, MLflow's UDF scores."""
 
 import logging
-import re
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import mlflow
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from py4j.protocol import Py4JError
 from pyspark import TaskContext, cloudpickle
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
@@ -47,13 +45,12 @@ from inference.files import (
     writing,
 )
 from registry.versions import check_examples
-from spark.session import SparkError, first_line, session
+from spark.session import first_line, session, told
 
 for ours in (files, sys.modules[__name__]):
     cloudpickle.register_pickle_by_value(ours)  # the executors need not have this project
 ZONE = "UTC"
 SETTINGS = {"spark.sql.caseSensitive": "true", "spark.sql.session.timeZone": ZONE}
-_TOLD = re.compile(r"(?:\bFileError|OSError|NoSpaceLeft\w*|MemoryError)\S*: (.+)")
 
 
 @dataclass
@@ -87,7 +84,7 @@ def udf(spark: SparkSession, copy: Path) -> Any:
     """Return MLflow's UDF of the verified files of a version, from texts to structs of an answer."""
     for name in ("mlflow.pyfunc", "mlflow.models.flavor_backend_registry"):
         logging.getLogger(name).setLevel(logging.ERROR)  # it recommends to build an environment per task
-    with told():
+    with told("the job failed"):
         return mlflow.pyfunc.spark_udf(
             spark,
             str(copy),
@@ -99,7 +96,7 @@ def udf(spark: SparkSession, copy: Path) -> Any:
 
 def ask(spark: SparkSession, model: Any, texts: pd.Series) -> pd.DataFrame:
     """Return the answers to a few texts, as the executors give them."""
-    with told():
+    with told("the job failed"):
         asked = spark.createDataFrame([(text,) for text in texts], "text string").coalesce(1)
         return asked.select(model("text").alias("answer")).select("answer.*").toArrow().to_pandas()
 
@@ -277,7 +274,7 @@ def write(
             return Parts()
 
     table.sparkSession.dataSource.register(Answers)
-    with told():
+    with told("the job failed"):
         return counted(table, scored, lambda answers: answers.write.format("answers").mode("append").save())
 
 
@@ -294,22 +291,6 @@ def counted(table: DataFrame, scored: Scored, act: Callable[[DataFrame], None]) 
         )
     )
     return Counts(**observed.get)
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """Say in one line why a job of Spark failed.
-
-    Raises
-    ------
-    SparkError
-        If it did.
-    """
-    try:
-        yield
-    except (PySparkException, Py4JError) as error:
-        found = _TOLD.search(str(error))
-        raise SparkError(f"the job failed: {found[1].strip() if found else first_line(error)}") from None
 
 
 def _column(name: str) -> Column:

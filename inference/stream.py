@@ -24,7 +24,7 @@ from inference.serve import stop_in_order
 from registry.store import MODEL_NAME, answering, connect
 from registry.versions import PRODUCTION, check_examples, fetch
 from registry.versions import find as find_version
-from spark.session import SparkError, check_installed, first_line, master_option, session, signals_noted
+from spark.session import SparkError, check_installed, first_line, master_option, session, signals_noted, told
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -301,17 +301,15 @@ def run(
     SparkError
         If a micro-batch cannot be scored or written. It is taken again when the stream is started again.
     """
-    from inference.spark import told
-
     for told_by_us in ("py4j", "mlflow.store.db.utils"):  # a fault is one line, not a stack trace
         logging.getLogger(told_by_us).setLevel(logging.CRITICAL)
 
     faults: list[str] = []  # Spark's own report is cut before the reason
 
     def take(batch: "DataFrame", number: int) -> None:
-        start = time.perf_counter()
         try:
             model.follow(batch.sparkSession)
+            start = time.perf_counter()
             taken = through.take(batch, number, model)
         except Exception as error:
             said = error.message if isinstance(error, click.ClickException) else first_line(error)
@@ -336,7 +334,7 @@ def run(
 
     with signals_noted() as signals:
         try:
-            with told():
+            with told("the stream failed"):
                 model.follow(spark)
                 writer = (
                     through.arriving(spark)
@@ -364,9 +362,8 @@ def log(run_id: str, number: int, **metrics: float) -> None:
     """Log the progress of a micro-batch; a stream does not end because that fails."""
     try:
         with answering():
-            mlflow.log_metrics(
-                metrics, step=number, run_id=run_id
-            )  # which run is active, this thread does not know
+            # this thread does not know which run is active
+            mlflow.log_metrics(metrics, step=number, run_id=run_id)
     except (click.ClickException, MlflowException) as error:
         click.echo(f"WARNING: the progress could not be logged: {error}", err=True)
 
@@ -440,7 +437,9 @@ def main(
                 raise FileError(f"{one} lies in {given}: its files would be scored too; give another folder")
     else:
         if not checkpoint:
-            raise FileError("source=kafka: give the folder of the checkpoint, checkpoint=folder")
+            raise FileError(
+                "source=kafka: give the folder of the checkpoint, --checkpoint FOLDER (mlflow run: -P checkpoint=FOLDER)"
+            )
         if given in (output, f"{output}.{REJECTED}"):
             raise FileError(f"the topic {given} is an output too; give another output")
         at = Path(checkpoint).absolute()

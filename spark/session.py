@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LOGGING = Path(__file__).with_name("log4j2.properties")
 JAVA = 17  # the oldest that Spark 4 runs on
+_TOLD = re.compile(r"(?:\bFileError|OSError|NoSpaceLeft\w*|MemoryError)\S*: (.+)")
 _MASTER = re.compile(r"local(\[(\d+|\*)(,\d+)?\])?|(spark|k8s)://\S+|yarn")
 
 master_option = click.option(
@@ -117,6 +118,30 @@ def signals_noted() -> Iterator[list[signal.Signals]]:
         for number, handler in zip(numbers, before, strict=True):
             if signal.getsignal(number) is note:  # PySpark sets one of its own
                 signal.signal(number, handler)
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Say in one line why a job of Spark failed.
+
+    Parameters
+    ----------
+    what : str
+        What failed, as the line begins.
+
+    Raises
+    ------
+    SparkError
+        If it did.
+    """
+    from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
+
+    try:
+        yield
+    except (PySparkException, Py4JError) as error:
+        found = _TOLD.search(str(error))
+        raise SparkError(f"{what}: {found[1].strip() if found else first_line(error)}") from None
 
 
 def first_line(error: BaseException) -> str:

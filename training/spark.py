@@ -6,7 +6,6 @@ n-grams that may be kept, counts, and vectors of one number an n-gram come to th
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from operator import iadd
@@ -18,9 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import scipy.sparse as sp
-from py4j.protocol import Py4JError
 from pyspark import RDD, StorageLevel, cloudpickle
-from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.functions import (
     array_distinct,
@@ -43,7 +40,7 @@ from tqdm import tqdm
 
 from sentiment_model import cleaning
 from sentiment_model.ngrams import ngrams
-from spark.session import SparkError, first_line
+from spark.session import told
 from training.calibration import CalibratedClassifier, LengthCalibration
 from training.errors import TrainingError
 from training.features import LogCountRatio, MinDocumentFrequency, log_count_ratio, raised_min_df
@@ -114,11 +111,11 @@ def count(reviews: DataFrame, settings: Settings) -> Counts:
         If a job fails.
     """
 
-    @pandas_udf("array<string>")  # type: ignore[call-overload]
+    @pandas_udf("array<string>")  # type: ignore[call-overload]  # its stubs know no types as text
     def tokenize(texts: pd.Series) -> pd.Series:
         return texts.map(cleaning.tokenize)
 
-    with told():
+    with told("training on Spark failed"):
         spark = reviews.sparkSession.sparkContext
         labels = reviews.groupBy("split", "sentiment").count().toPandas()
         check_labels(labels.set_index(["split", "sentiment"])["count"])
@@ -195,7 +192,7 @@ def fit(counts: Counts, settings: Settings) -> Fit:
     # two at a time: while the driver makes a step of one, the executors sum for the other
     work = joblib.Parallel(n_jobs=2, backend="threading", return_as="generator")
     tasks = [joblib.delayed(_fit)(counts, seen, settings) for seen in SEEN.astype(bool)]
-    with told(), too_rare(settings), threadpool_limits(1):
+    with told("training on Spark failed"), too_rare(settings), threadpool_limits(1):
         final, held_out, *left_out = tqdm(work(tasks), total=len(tasks), desc="fits", disable=None)
         judged = [_judge(counts, group, one) for group, one in ((TEST, held_out), *enumerate(left_out))]
     test, train = judged[0], pd.concat(judged[1:]).sort_values("row")
@@ -436,18 +433,3 @@ def _scores(shared: Any, at: Any, block: Block) -> tuple[np.ndarray, ...]:
     score = X @ at.value[:-1] / norm + at.value[-1]
     known = X @ (shared.value[0] > 0).astype(float)
     return tuple(values[chosen > 0] for values in (block[0], block[2], score, known))
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """Say in one line why a job of Spark failed.
-
-    Raises
-    ------
-    SparkError
-        If it did.
-    """
-    try:
-        yield
-    except (PySparkException, Py4JError) as error:
-        raise SparkError(f"training on Spark failed: {first_line(error)}") from None

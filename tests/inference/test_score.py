@@ -478,7 +478,7 @@ def test_what_is_missing_for_spark_is_said_in_one_line(project: Project, tmp_pat
 
     hide = "import importlib.util as u; f = u.find_spec; u.find_spec = lambda n: None if n == 'pyspark' else f(n)"
     assert "Apache Spark is not installed: 'make env-spark'" in told(hide)
-    pytest.importorskip("pyspark")
+    pytest.importorskip("pyspark", reason="what follows is said of a Spark that is installed")
     assert "Spark needs Java 17 or newer" in told(JAVA_HOME="/nowhere")
     old = tmp_path / "old" / "bin"
     old.mkdir(parents=True)

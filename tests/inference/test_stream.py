@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,11 @@ class Streaming:
     def run_once(self) -> None:
         with self.running("--once", "yes") as process:
             assert process.wait(timeout=300) == 0, self.log()
+
+    def works_past(self, batches: int, process: "subprocess.Popen[bytes]") -> bool:
+        """Whether a micro-batch is in work after so many, or the process has ended."""
+        done = len(list((self.output / "scored").glob("batch-*")))
+        return process.poll() is not None or (done >= batches and any(self.output.glob("_batch-*")))
 
     def log(self) -> str:
         return self._log.read_text()
@@ -257,18 +263,8 @@ def test_each_row_comes_out_once_however_often_it_is_killed(versions: Registry, 
         for _ in range(KILLS):
             with streaming.running() as process:
                 before = len(list((streaming.output / "scored").glob("batch-*")))
-                wanted = before + chance.randrange(3)
-                until(
-                    lambda n=wanted: (
-                        process.poll() is not None  # type: ignore[misc]
-                        or (
-                            list(streaming.output.glob("_batch-*"))
-                            and len(list((streaming.output / "scored").glob("batch-*"))) >= n
-                        )
-                    ),
-                    120,
-                    "a micro-batch",
-                )
+                reached = partial(streaming.works_past, before + chance.randrange(3), process)
+                until(reached, 120, "a micro-batch")
                 assert process.poll() is None, streaming.log()
                 time.sleep(chance.uniform(0, 2))
                 os.killpg(process.pid, signal.SIGKILL)
