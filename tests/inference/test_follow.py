@@ -27,7 +27,7 @@ from tests.inference.conftest import Registry, Service, kill_worker, load
 pytestmark = pytest.mark.haproxy
 
 # the same in less time: two retries, half a second apart, and 20 s to come up
-FAST = "import inference.follow, inference.loading\ninference.follow.LONGEST_WAIT = 0.5\ninference.follow.RETRIES = 2\ninference.loading.TIMEOUT = 20"
+FAST = "import inference.follow, inference.loading\ninference.follow.LONGEST_WAIT = 0.5\ninference.follow.RETRIES = 2\ninference.loading.TIMEOUT = 60"
 
 
 def test_it_waits_for_production_and_starts_by_itself(service: Service, versions: Registry) -> None:
@@ -213,7 +213,7 @@ def test_a_bad_version_never_replaces_the_good_one(
             elif kind == "is missing":
                 shutil.rmtree(folder)
             versions.promote(bad.number)
-            service.says(f"REFUSED: version {bad.number}, failure 1: ")
+            service.says(f"REFUSED: version {bad.number}, failure 1: ", 120)
             assert (
                 reason in service.said.split(f"REFUSED: version {bad.number}, failure 1: ")[1].splitlines()[0]
             )

@@ -413,10 +413,11 @@ def test_a_job_that_is_killed_leaves_nothing_and_the_next_one_finishes(
         assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive, "who scores ends with who asked"
-    told = project.run("python", "-m", "inference.score", *options)
-    assert f"out.csv: {len(all_reviews):,} rows" in told
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
-    assert len(pd.read_csv(output)) == len(all_reviews)
+    if number == signal.SIGKILL:  # which alone leaves something
+        told = project.run("python", "-m", "inference.score", *options)
+        assert f"out.csv: {len(all_reviews):,} rows" in told
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
+        assert len(pd.read_csv(output)) == len(all_reviews)
 
 
 def test_the_entry_point_and_make_score_files(project: Project, tmp_path: Path) -> None:
@@ -500,7 +501,8 @@ def test_a_cluster_scores_on_when_an_executor_is_killed(
     import pyspark
 
     given = write_json(
-        tmp_path / "in.jsonl", all_reviews.rename(columns={"review": "text"})[["text"]].to_dict("records")
+        tmp_path / "in.jsonl",
+        all_reviews.rename(columns={"review": "text"})[["text"]].head(8000).to_dict("records"),
     )
     options = ("--input", str(given), "--column", "text")
     project.run("python", "-m", "inference.score", *options, "--output", str(tmp_path / "local.jsonl"))
@@ -509,6 +511,7 @@ def test_a_cluster_scores_on_when_an_executor_is_killed(
     master = f"spark://127.0.0.1:{port}"
     environment = project.environment | {
         "SPARK_LOCAL_IP": "127.0.0.1",
+        "SPARK_DAEMON_JAVA_OPTS": os.environ["SPARK_SUBMIT_OPTS"],
         "SPARK_WORKER_DIR": str(tmp_path / "work"),
     }
     spark_class = str(Path(pyspark.__file__).parent / "bin" / "spark-class")

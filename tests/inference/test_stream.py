@@ -30,7 +30,7 @@ from tests.inference.conftest import Registry
 
 pytestmark = pytest.mark.spark
 GIVEN = "in [1] 50%41"  # neither a pattern nor encoded
-KILLS = int(os.environ.get("KILLS", "2"))
+KILLS = int(os.environ.get("KILLS", "1"))
 
 
 def arrive(folder: Path, name: str, rows: list[Any], compress: bool = False) -> None:
@@ -239,7 +239,7 @@ def test_a_stream_follows_production_and_ends_at_a_signal(versions: Registry, tm
 
 
 def test_each_row_comes_out_once_however_often_it_is_killed(versions: Registry, tmp_path: Path) -> None:
-    """KILLS=20 kills it so often, at any moment from the start of a micro-batch on."""
+    """KILLS=20 kills it so often, at any moment from the start of a micro-batch on, and starts it again."""
     versions.add()
     versions.promote(1)
     streaming = Streaming(tmp_path, "--format", "jsonl", "--most", "3")

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.spark
 
 @pytest.fixture(scope="module")
 def spark():
-    with session("local[2]", "tests", spark_driver_memory="2g", spark_ui_enabled="false") as started:
+    with session("local[2]", "tests", spark_driver_memory="2g") as started:
         yield started
 
 
