@@ -27,6 +27,7 @@ from sentiment_model.cleaning import tokenize
 from sentiment_model.ngrams import ngrams
 
 REVIEWS_PER_TASK = 2_000
+REVIEWS_PER_WORKER = 50_000  # fewer are counted in less time than a worker needs to start
 
 
 def count_ngrams(
@@ -114,12 +115,9 @@ def count_ngrams(
 def _number_tokens(reviews: Sequence[str]) -> tuple[pa.Array, np.ndarray, np.ndarray]:
     """Return the distinct tokens of all reviews, the number of each token in order, and the tokens per review."""
     slices = list(gen_even_slices(len(reviews), -(-len(reviews) // REVIEWS_PER_TASK)))
-    jobs = joblib.Parallel(
-        n_jobs=min(joblib.cpu_count(), len(slices)),
-        return_as="generator",
-        initializer=_end_with,
-        initargs=(os.getpid(),),
-    )
+    workers = min(joblib.cpu_count(), -(-len(reviews) // REVIEWS_PER_WORKER))
+    ending = {"initializer": _end_with, "initargs": (os.getpid(),)} if workers > 1 else {}
+    jobs = joblib.Parallel(n_jobs=workers, return_as="generator", **ending)
     numbers: dict[str, int] = {}
     tokens: list[np.ndarray] = []
     lengths: list[int] = []
@@ -129,7 +127,8 @@ def _number_tokens(reviews: Sequence[str]) -> tuple[pa.Array, np.ndarray, np.nda
             tokens.append(np.array(known, dtype=np.int64)[local])
             lengths += counted
             progress.update(len(counted))
-    get_reusable_executor().shutdown()
+    if workers > 1:
+        get_reusable_executor().shutdown()
     return pa.array(numbers, pa.large_string()), np.concatenate(tokens), np.array(lengths)
 
 

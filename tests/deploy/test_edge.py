@@ -90,7 +90,7 @@ def status(url: str, edge: Edge, who: tuple[str, str] | None = None) -> int:
         return 0
 
 
-def test_the_service_is_for_who_knows_a_word(edge: Edge) -> None:
+def test_the_service_is_for_who_knows_a_word_and_the_page_for_its_own_browser(edge: Edge) -> None:
     def ask(who: tuple[str, str] | None) -> requests.Response:
         return requests.post(
             f"{edge.service}/invocations",
@@ -109,23 +109,37 @@ def test_the_service_is_for_who_knows_a_word(edge: Edge) -> None:
         assert told.json()["predictions"][0]["sentiment"] == "positive"
         assert told.headers["X-Model-Version"] == "1"
 
+    def ask_from(origin: str) -> int:
+        return requests.post(
+            f"{edge.registry}/api/2.0/mlflow/experiments/search",
+            json={"max_results": 1},
+            headers={"Origin": origin},
+            auth=TRAINER,
+            verify=str(edge.certificate),
+            timeout=10,
+        ).status_code
+
+    assert ask_from(edge.registry) == 200
+    assert ask_from("https://evil.example") == 403
+
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1:DeprecationWarning")
-def test_nobody_speaks_without_tls_or_an_old_one(edge: Edge) -> None:
-    with pytest.raises(requests.ConnectionError):
-        requests.get(edge.service.replace("https", "http"), timeout=5)
-    old = ssl.create_default_context(cafile=str(edge.certificate))
-    old.minimum_version = ssl.TLSVersion.TLSv1
-    old.maximum_version = ssl.TLSVersion.TLSv1_1
-    old.set_ciphers("ALL:@SECLEVEL=0")
-    port = int(edge.service.rsplit(":", 1)[1])
-    with (
-        pytest.raises(ssl.SSLError, match="protocol version"),
-        old.wrap_socket(
-            socket.create_connection(("127.0.0.1", port), timeout=5), server_hostname="localhost"
-        ),
-    ):
-        pass
+def test_nobody_speaks_without_tls_or_an_old_one(tmp_path: Path) -> None:
+    with guarded(make_certificate(tmp_path), APP[1], TRAINER[1]) as edge:
+        with pytest.raises(requests.ConnectionError):
+            requests.get(edge.service.replace("https", "http"), timeout=5)
+        old = ssl.create_default_context(cafile=str(edge.certificate))
+        old.minimum_version = ssl.TLSVersion.TLSv1
+        old.maximum_version = ssl.TLSVersion.TLSv1_1
+        old.set_ciphers("ALL:@SECLEVEL=0")
+        port = int(edge.service.rsplit(":", 1)[1])
+        with (
+            pytest.raises(ssl.SSLError, match="protocol version"),
+            old.wrap_socket(
+                socket.create_connection(("127.0.0.1", port), timeout=5), server_hostname="localhost"
+            ),
+        ):
+            pass
 
 
 def test_who_may_ask_for_sentiments_may_not_change_what_is_served(
@@ -170,21 +184,6 @@ def test_who_may_ask_for_sentiments_may_not_change_what_is_served(
     remote.set_model_version_tag("SentimentClassifier", "2", "seen", "through the edge")
     assert versions.client.get_model_version("SentimentClassifier", "2").tags["seen"] == "through the edge"
     mlflow.set_tracking_uri(service.environment["MLFLOW_TRACKING_URI"])
-
-
-def test_the_page_in_a_browser_may_ask_its_own_server(edge: Edge) -> None:
-    def ask(origin: str) -> int:
-        return requests.post(
-            f"{edge.registry}/api/2.0/mlflow/experiments/search",
-            json={"max_results": 1},
-            headers={"Origin": origin},
-            auth=TRAINER,
-            verify=str(edge.certificate),
-            timeout=10,
-        ).status_code
-
-    assert ask(edge.registry) == 200
-    assert ask("https://evil.example") == 403
 
 
 def test_an_empty_password_lets_nobody_in(tmp_path: Path) -> None:

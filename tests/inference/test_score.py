@@ -27,6 +27,7 @@ from inference.answers import Counts, Scored
 from inference.files import FileError, find, look
 from inference.output import whole
 from inference.score import score
+from spark.session import SparkError, session
 from tests.conftest import Project, free_port, until
 
 on_spark = pytest.mark.spark
@@ -450,24 +451,18 @@ def test_the_entry_point_and_make_score_files(project: Project, tmp_path: Path) 
     assert "SentimentClassifier has no version '99' (it has: " in told
 
 
-def test_what_is_missing_for_spark_is_said_in_one_line(project: Project, tmp_path: Path) -> None:
+def test_what_is_missing_for_spark_is_said_in_one_line(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "in.csv").write_text("text\nA wonderful film.\n")
-    options = [
-        "--input",
-        str(tmp_path / "in.csv"),
-        "--output",
-        str(tmp_path / "out.csv"),
-        "--engine",
-        "spark",
-    ]
 
-    def told(before: str = "", master: str = "local[1]", **environment: str) -> str:
+    def told(before: str, master: str) -> str:
+        options = ["--input", f"{tmp_path}/in.csv", "--output", f"{tmp_path}/out.csv", "--engine", "spark"]
         run = f"{before}\nfrom inference.score import main\nmain()"
-        command = [sys.executable, "-c", run, *options, "--master", master]
         done = subprocess.run(
-            command,
+            [sys.executable, "-c", run, *options, "--master", master],
             cwd=project.folder,
-            env=project.environment | environment,
+            env=project.environment,
             capture_output=True,
             text=True,
             timeout=120,
@@ -478,19 +473,29 @@ def test_what_is_missing_for_spark_is_said_in_one_line(project: Project, tmp_pat
         return done.stderr
 
     hide = "import importlib.util as u; f = u.find_spec; u.find_spec = lambda n: None if n == 'pyspark' else f(n)"
-    assert "Apache Spark is not installed: 'make env-spark'" in told(hide)
+    assert "Apache Spark is not installed: 'make env-spark'" in told(hide, "local[1]")
+
     pytest.importorskip("pyspark", reason="what follows is said of a Spark that is installed")
-    assert "Spark needs Java 17 or newer" in told(JAVA_HOME="/nowhere")
+    if shutil.which("java"):
+        nobody = f"spark://127.0.0.1:{free_port()}"
+        assert f"{nobody} does not answer" in told("", nobody)
+
+    def refused(master: str, said: str) -> None:
+        with pytest.raises(SparkError, match=said) as told, session(master, "tests"):
+            pass
+        assert "\n" not in told.value.message
+
+    refused("yarm", r"master='yarm' is not known; expected local\[n\]")
+    if shutil.which("java"):
+        refused("yarn", "set HADOOP_CONF_DIR")
+    monkeypatch.setenv("JAVA_HOME", "/nowhere")
+    refused("local[1]", "Spark needs Java 17 or newer")
     old = tmp_path / "old" / "bin"
     old.mkdir(parents=True)
     (old / "java").write_text("#!/bin/sh\necho 'openjdk version \"11.0.2\"' >&2\n")
     (old / "java").chmod(0o755)
-    assert 'openjdk version "11.0.2"' in told(JAVA_HOME=str(old.parent))
-    if shutil.which("java"):
-        assert "master='yarm' is not known; expected local[n]" in told(master="yarm")
-        assert "set HADOOP_CONF_DIR" in told(master="yarn")
-        port = free_port()
-        assert f"spark://127.0.0.1:{port} does not answer" in told(master=f"spark://127.0.0.1:{port}")
+    monkeypatch.setenv("JAVA_HOME", str(old.parent))
+    refused("local[1]", 'openjdk version "11.0.2"')
 
 
 @on_spark

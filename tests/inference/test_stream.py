@@ -21,10 +21,11 @@ import mlflow
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from inference.answers import Counts
 from inference.files import FileError
-from inference.stream import Files, Model
+from inference.stream import Files, Model, main
 from tests.conftest import ROOT, until
 from tests.inference.conftest import Registry
 
@@ -323,9 +324,8 @@ def test_wrong_options_are_one_line(tmp_path: Path) -> None:
             "is an output too",
         ),
     ):
-        command = [sys.executable, "-m", "inference.stream", *options, "--output", output]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 1
-        assert said in done.stderr
-        assert len(done.stderr.splitlines()) == 1, done.stderr
+        told = CliRunner().invoke(main, [*options, "--output", output])
+        assert told.exit_code == 1
+        assert said in told.stderr
+        assert len(told.stderr.splitlines()) == 1, told.stderr
         assert not (tmp_path / "out").exists()

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -143,26 +144,27 @@ def with_another_statement(told: str) -> str:
     return json.dumps(bundle)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda _: "{}",
-        lambda _: "null",
-        lambda _: "yes",
-        lambda told: told[: len(told) // 2],
-        lambda told: told.replace('"sig":"M', '"sig":"N'),
-        without_signatures,
-        with_another_statement,
-    ],
-)
-def test_a_broken_signature_is_one_clear_refusal(signed: MlflowClient, tmp_path: Path, change) -> None:
-    told = change(find(signed, 1).tags[SIGNATURE])
-    assert told != find(signed, 1).tags[SIGNATURE]
-    signed.set_model_version_tag(MODEL_NAME, "1", SIGNATURE, told)
-    with pytest.raises(
-        VerificationError, match=r"version 1 is not signed as VERIFYING_KEY=.*; do not load it"
-    ):
-        fetch(find(signed, 1), tmp_path / "copy")
+BROKEN: dict[str, Callable[[str], str]] = {
+    "an empty object": lambda _: "{}",
+    "null": lambda _: "null",
+    "no JSON": lambda _: "yes",
+    "the half of it": lambda told: told[: len(told) // 2],
+    "another number": lambda told: told.replace('"sig":"M', '"sig":"N'),
+    "no signature": without_signatures,
+    "another statement": with_another_statement,
+}
+
+
+def test_a_broken_signature_is_one_clear_refusal(signed: MlflowClient, tmp_path: Path) -> None:
+    good = find(signed, 1).tags[SIGNATURE]
+    for kind, change in BROKEN.items():
+        told = change(good)
+        assert told != good, kind
+        signed.set_model_version_tag(MODEL_NAME, "1", SIGNATURE, told)
+        with pytest.raises(
+            VerificationError, match=r"version 1 is not signed as VERIFYING_KEY=.*; do not load it"
+        ):
+            fetch(find(signed, 1), tmp_path / kind)
 
 
 @pytest.mark.parametrize("variable", ["SIGNING_KEY", "VERIFYING_KEY"])

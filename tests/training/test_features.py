@@ -15,6 +15,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sentiment_model.ngrams import ngrams
 from tests.conftest import ROOT, until
+from training import features
 from training.features import LogCountRatio, MinDocumentFrequency, count_ngrams
 
 
@@ -40,8 +41,11 @@ def assert_same(
         np.testing.assert_array_equal(getattr(X, name), getattr(Y, name))
 
 
-def test_real_reviews_are_counted_as_scikit_learn_does(all_reviews: pd.DataFrame) -> None:
-    """Enough of them for several slices, so that more than one process counts."""
+def test_real_reviews_are_counted_as_scikit_learn_does(
+    all_reviews: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several slices, by more than one process."""
+    monkeypatch.setattr(features, "REVIEWS_PER_WORKER", 1000)
     texts = all_reviews["review"].sample(4500, random_state=1).tolist()
     ours = count_ngrams(texts, 4, 2)
     assert_same(ours, counted_by_scikit_learn(texts, 4, 2))
