@@ -116,8 +116,9 @@ def _number_tokens(reviews: Sequence[str]) -> tuple[pa.Array, np.ndarray, np.nda
     """Return the distinct tokens of all reviews, the number of each token in order, and the tokens per review."""
     slices = list(gen_even_slices(len(reviews), -(-len(reviews) // REVIEWS_PER_TASK)))
     workers = min(joblib.cpu_count(), -(-len(reviews) // REVIEWS_PER_WORKER))
-    ending = {"initializer": _end_with, "initargs": (os.getpid(),)} if workers > 1 else {}
-    jobs = joblib.Parallel(n_jobs=workers, return_as="generator", **ending)
+    jobs = joblib.Parallel(
+        n_jobs=workers, return_as="generator", initializer=_end_with, initargs=(os.getpid(),)
+    )
     numbers: dict[str, int] = {}
     tokens: list[np.ndarray] = []
     lengths: list[int] = []
@@ -127,8 +128,7 @@ def _number_tokens(reviews: Sequence[str]) -> tuple[pa.Array, np.ndarray, np.nda
             tokens.append(np.array(known, dtype=np.int64)[local])
             lengths += counted
             progress.update(len(counted))
-    if workers > 1:
-        get_reusable_executor().shutdown()
+    get_reusable_executor().shutdown()
     return pa.array(numbers, pa.large_string()), np.concatenate(tokens), np.array(lengths)
 
 
