@@ -300,20 +300,27 @@ def test_a_damaged_cache_is_made_anew(
 
 
 @pytest.mark.parametrize(
-    ("terms", "idf", "ngram_max"),
+    ("terms", "idf", "ngram_max", "said"),
     [
-        (["a", "b"], [1.0], 1),
-        (["a", "b"], [1.0, np.nan], 1),
-        (["a"], [1.0], 2**40),
-        (["a"], [1.0], 0),
-        ([f" w{i}" for i in range(5)], [1.0] * 5, 2),
-        (["… "] * 100, [1.0] * 100, 2),
-        (pa.array([b"\xf7"]).view(pa.string()), [1.0], 1),
-        (pa.array([b"\xff\xff\xff\xff"]).view(pa.string()), [1.0], 1),
+        (["a", "b"], [1.0], 1, "2 n-grams need as many finite numbers"),
+        (["a", "b"], [1.0, np.nan], 1, "2 n-grams need as many finite numbers"),
+        (["a"], [1.0], 2**40, "ngram_max is 1099511627776; expected 1 to 8"),
+        (["a"], [1.0], 0, "ngram_max is 0; expected 1 to 8"),
+        (
+            [f" w{i}" for i in range(5)],
+            [1.0] * 5,
+            2,
+            "row 0 of the n-gram table, ' w0', stands there twice, or",
+        ),
+        (["… "] * 100, [1.0] * 100, 2, "row 0 of the n-gram table, '… ', stands there twice, or"),
+        (pa.array([b"\xf7"]).view(pa.string()), [1.0], 1, "Invalid UTF8"),
+        (pa.array([b"\xff\xff\xff\xff"]).view(pa.string()), [1.0], 1, "Invalid UTF8"),
     ],
 )
-def test_a_forged_table_is_refused(terms: list[str] | pa.Array, idf: list[float], ngram_max: int) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 -- of arrow or of ours
+def test_a_forged_table_is_refused(
+    terms: list[str] | pa.Array, idf: list[float], ngram_max: int, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
         NgramScorer(terms, np.array(idf), np.ones(len(idf)), plain(ngram_max))
 
 
