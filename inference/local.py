@@ -103,7 +103,7 @@ def _load(copy: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us, in order
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
-    _model = mlflow.pyfunc.load_model(copy)
+    _model = mlflow.pyfunc.load_model(copy, suppress_warnings=True)  # of pins, which were checked: a second
 
 
 def _end_with_parent() -> None:

@@ -21,6 +21,8 @@ MEMORY_GIB = 4.0  # of addresses: 2.2 are taken when a version is loaded
 TOLERANCE = 1e-6
 OURS = "SENTIMENT_MODEL_SERVER"  # in the environment of every process that belongs to a follower
 PATIENCE = 15.0
+# the command `mlflow models` without loading all others, which takes as long again
+MLFLOW_MODELS = "from mlflow.models.cli import commands; commands()"
 
 
 class ServeError(click.ClickException):
@@ -76,7 +78,7 @@ def launch(
     # the shell sets the limit and becomes the server; where the system has no such limit it goes without
     limited = ["sh", "-c", 'ulimit -v "$1" 2>/dev/null; shift; exec "$@"', "sh", str(int(MEMORY_GIB * 2**20))]
     python = os.path.abspath(sys.executable)  # it is started from another folder
-    command = [python, "-m", "mlflow", "models", "serve", "--model-uri", str(copy)]
+    command = [python, "-c", MLFLOW_MODELS, "serve", "--model-uri", str(copy)]
     command += ["--env-manager", "local", "--host", host, "--port", str(port)]
     environment = os.environ | {
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",

@@ -16,12 +16,13 @@ from registry.errors import RegistryError
 
 # what runs in the Python that is asked, wherever that is: name, version and license of each package
 LIST = """
-import importlib.metadata, json
+import csv, importlib.metadata, json
 found = {}
 for package in importlib.metadata.distributions():
     # an image keeps what tells the version of pip, which MLflow asks for, and not pip
-    files = [file for file in package.files or [] if ".dist-info" not in str(file.parent)]
-    if files and not any(file.locate().exists() for file in files):
+    record = csv.reader((package.read_text("RECORD") or "").splitlines())
+    files = [file for file, *_ in record if ".dist-info/" not in file]
+    if files and not any(package.locate_file(file).exists() for file in files):
         continue
     about = package.metadata
     classified = [c for c in about.get_all("Classifier") or [] if c.startswith("License :: ")]

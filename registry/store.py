@@ -1,5 +1,7 @@
 """Where the registry is, and the model's name in it."""
 
+import atexit
+import gc
 import os
 import re
 from collections.abc import Iterator
@@ -16,6 +18,9 @@ from registry.errors import RegistryError
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 MODEL_NAME = "SentimentClassifier"
 ROOT = Path(__file__).resolve().parent.parent
+
+# at its end a process looks for garbage in all that MLflow loaded, which takes one to three seconds: not in what is frozen
+atexit.register(gc.freeze)
 
 
 def connect(retries: int = 2) -> MlflowClient:

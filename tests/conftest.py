@@ -176,9 +176,21 @@ def running(
 
 
 def tracking_server(url: str, *options: str) -> list[str]:
-    """Return the command of a real `mlflow server`."""
+    """Return the command of a real `mlflow server`, without what it starts for evaluations by language models."""
     port = url.rsplit(":", 1)[1]
-    return [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, *options]
+    return [
+        "env",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false",
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        port,
+        *options,
+    ]
 
 
 class Project:

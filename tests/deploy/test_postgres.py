@@ -95,15 +95,7 @@ def shared(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             aws_secret_access_key="test",
         ).create_bucket(Bucket=BUCKET)
         command = tracking_server(url, "--workers", "2", "--artifacts-destination", f"s3://{BUCKET}/registry")
-        environment = (
-            os.environ
-            | AWS
-            | {
-                "MLFLOW_BACKEND_STORE_URI": database,
-                "MLFLOW_S3_ENDPOINT_URL": s3,
-                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            }
-        )
+        environment = os.environ | AWS | {"MLFLOW_BACKEND_STORE_URI": database, "MLFLOW_S3_ENDPOINT_URL": s3}
         with running(command, f"{url}/health", folder, environment):
             yield Shared(url, database, bucket)
 
