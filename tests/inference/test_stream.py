@@ -251,7 +251,7 @@ def test_each_row_comes_out_once_however_often_it_is_killed(versions: Registry, 
     def feed() -> None:
         at = 0
         while not stop.wait(0.2):
-            if at // 40 > 3 * len(list((streaming.output / "scored").glob("batch-*"))) + 8:
+            if at // 40 > 3 * len(list((streaming.output / "scored").glob("batch-*"))) + 4:
                 continue  # enough is waiting
             texts = [{"id": at + i, "text": "Dull." if i % 5 else None} for i in range(40)]
             arrive(streaming.given, f"{at:06}.jsonl", texts)
