@@ -37,6 +37,15 @@ def test_a_room_imports_only_what_it_may(room: str) -> None:
         assert ours <= MAY_IMPORT[room], module
 
 
+def test_every_room_is_in_the_image() -> None:
+    let_in = {
+        line[1:].split("/")[0]
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
+    assert let_in >= MAY_IMPORT.keys()
+
+
 def test_what_ships_imports_its_own_modules_relatively() -> None:
     for module in (ROOT / "sentiment_model").glob("*.py"):
         assert "sentiment_model" not in imported(module), module
