@@ -375,11 +375,15 @@ def test_a_taken_port_and_a_volume_that_cannot_be_written_are_named(system: Syst
     assert told.returncode != 0
     assert "PORT=, MLFLOW_PORT= and METRICS_PORT= give others" in told.stdout
     command = [*system.command, "run", "--rm", "-T", "--no-deps", "--volume", "/:/data:ro", "mlflow-server"]
-    done = subprocess.run(command, cwd=ROOT, env=system.environment, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=system.environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode != 0
     assert "/data cannot be written by user 10001" in done.stderr
     command = [*system.command, "run", "--rm", "-T", "--no-deps", "--volume", "/:/state:ro", "api"]
-    done = subprocess.run(command, cwd=ROOT, env=system.environment, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=system.environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode != 0
     assert "the state folder /state/follow cannot be made" in done.stdout + done.stderr
 
