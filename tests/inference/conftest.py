@@ -211,7 +211,7 @@ def versions(store: MlflowClient, candidate: Candidate) -> Registry:
 class Load:
     """Clients that keep asking over kept-alive connections, and what came back."""
 
-    def __init__(self, port: int, clients: int, pause: float) -> None:
+    def __init__(self, port: int, clients: int = 4, pause: float = 0.02) -> None:
         self._port, self._pause = port, pause
         self.answers: list[tuple[float, int, str]] = []  # when it was asked, status, version
         self.faults: Counter[str] = Counter()
@@ -245,9 +245,9 @@ class Load:
 
 
 @contextmanager
-def load(port: int, clients: int = 4, pause: float = 0.02) -> Iterator[Load]:
+def load(port: int, clients: int = 4) -> Iterator[Load]:
     """Keep asking while the block runs."""
-    made = Load(port, clients, pause)
+    made = Load(port, clients)
     for thread in made._threads:
         thread.start()
     try:

@@ -204,7 +204,7 @@ def test_a_bad_version_never_replaces_the_good_one(
 ) -> None:
     """Each kind in turn is promoted under load; the good one goes on, the fault is said, the next one comes."""
     service.begin(versions, patch=FAST)
-    with load(service.port, clients=2, pause=0.2) as clients:
+    with load(service.port, clients=2) as clients:
         for kind, (change, reason) in BAD.items():
             folder = tmp_path / kind.replace(" ", "-")
             bad = versions.forge(change or (lambda _: None), folder)
