@@ -16,8 +16,9 @@ from sklearn.model_selection import GroupKFold, KFold
 from data.ingest import TABLE
 from data.options import Command
 from data.table import read_table
-from training.fit import FOLDS, Settings, count, judge
+from training.ngram import FOLDS, count, judge
 from training.options import settings_options
+from training.settings import Settings
 
 NEIGHBOURS = 60  # so that few films fall on both sides of a cut
 

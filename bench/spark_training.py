@@ -20,8 +20,9 @@ from data.ingest import TABLE
 from data.table import read_table
 from sentiment_model.cleaning import tokenize
 from spark.session import master_option, session
-from training.fit import Settings
 from training.metrics import scores_by_source
+from training.ngram import USES
+from training.settings import Settings
 
 if TYPE_CHECKING:
     from pyspark import RDD
@@ -160,7 +161,7 @@ def measure(rows: int, real: pd.DataFrame, master: str, driver_memory: str, step
         return {
             "rows": rows,
             "characters": characters,
-            "settings": settings.as_params(),
+            "settings": settings.as_params(USES),
             "master": master,
             "driver_memory": driver_memory,
             "partitions": parts,

@@ -9,15 +9,30 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from .cleaning import NOTHING
-from .ngrams import Explanation
 
 TEXT = "text"
 EXPLAIN_MOST = 100
-MOST_ROWS, MOST_EXPLAINED = 100_000, 10_000  # of one request to a server
+MOST_EXPLAINED = 10_000  # rows of one request to a server; a scorer says how many others it takes
 MOST_BYTES = 16 * 2**20  # of a text in UTF-8
 # characters of a text that is not in NFKC, in which one of them can become eighteen
 MOST_TO_NORMALIZE = 1_000_000
 NOT_A_TEXT = frozenset({"none", "nan", "null"})  # none has more than four letters
+
+
+class Contribution(TypedDict):
+    """What one n-gram adds to the log-odds of *positive*."""
+
+    ngram: str
+    contribution: float
+
+
+class Explanation(TypedDict):
+    """The log-odds of *positive* as a sum: ``bias``, the strongest ``ngrams``, the ``rest`` of them."""
+
+    log_odds: float
+    bias: float
+    rest: float
+    ngrams: list[Contribution]
 
 
 class Answer(TypedDict):
@@ -29,13 +44,13 @@ class Answer(TypedDict):
     explanation: NotRequired[Explanation | None]
 
 
-def explanations_asked(params: dict[str, Any] | None) -> int:
+def explanations_asked(params: dict[str, Any] | None, explains: bool) -> int:
     """Return the param ``explain`` of a request, 0 if it was not given.
 
     Raises
     ------
     MlflowException
-        If it is not between 0 and 100.
+        If it is not between 0 and 100, or above 0 where nothing ``explains``.
     """
     asked = (params or {}).get("explain", 0)
     if asked is None or not 0 <= asked <= EXPLAIN_MOST:
@@ -43,18 +58,31 @@ def explanations_asked(params: dict[str, Any] | None) -> int:
             f"params: explain is {'null' if asked is None else asked}; send a whole number from 0 (no explanation) to {EXPLAIN_MOST}",
             error_code=INVALID_PARAMETER_VALUE,
         )
+    if asked and not explains:
+        raise MlflowException(
+            "params: explain is not available for this kind of model, whose score is no sum over words; send 0, or leave it out",
+            error_code=INVALID_PARAMETER_VALUE,
+        )
     return int(asked)
 
 
-def refuse_too_many(rows: int, explained: bool) -> None:
+def refuse_too_many(rows: int, most: int, explained: bool, explains: bool) -> None:
     """Raise MlflowException, which the server answers with status 400, if a request has too many rows.
 
     A file of a few kilobytes can hold millions.
+
+    Parameters
+    ----------
+    rows : int
+    most : int
+        How many the scorer takes at once.
+    explained, explains : bool
+        Whether explanations are asked for, and whether there are any.
     """
-    most = MOST_EXPLAINED if explained else MOST_ROWS
-    if rows > most:
+    if rows > (MOST_EXPLAINED if explained else most):
         raise MlflowException(
-            f"{rows} rows; send at most {MOST_ROWS:,} at once, with explain {MOST_EXPLAINED:,}",
+            f"{rows} rows; send at most {most:,} at once"
+            + (f", with explain {MOST_EXPLAINED:,}" if explains else ""),
             error_code=INVALID_PARAMETER_VALUE,
         )
 

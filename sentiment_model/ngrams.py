@@ -1,13 +1,11 @@
 """N-grams of words and punctuation, and the compiled linear scorer over them."""
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +14,10 @@ import pyarrow.parquet as pq
 
 from .cleaning import MARK, WORD, clean, tokenize
 from .compiled import kernels
+from .contract import Contribution, Explanation
+from .scorers import read_settings
 
 TABLE = "ngrams.parquet"
-SETTINGS = "settings.json"
 NGRAM_MOST = 8
 
 
@@ -61,22 +60,6 @@ class Settings:
     intercept: float
 
 
-class Contribution(TypedDict):
-    """What one n-gram adds to the log-odds of *positive*."""
-
-    ngram: str
-    contribution: float
-
-
-class Explanation(TypedDict):
-    """The log-odds of *positive* as a sum: ``bias``, the strongest ``ngrams``, the ``rest`` of them."""
-
-    log_odds: float
-    bias: float
-    rest: float
-    ngrams: list[Contribution]
-
-
 class NgramScorer:
     r"""TF-IDF, logistic regression and calibration over distinct n-grams, read from a plain table.
 
@@ -99,6 +82,8 @@ class NgramScorer:
         If a prefix or a last word is missing, an n-gram stands in the table twice or is not UTF-8, or a number is
         not finite or out of its range.
     """
+
+    most_rows = 100_000
 
     def __init__(
         self, terms: Sequence[str] | pa.Array, idf: np.ndarray, weight: np.ndarray, settings: Settings
@@ -144,13 +129,13 @@ class NgramScorer:
     @classmethod
     def load(cls, folder: Path) -> "NgramScorer":
         """Read a scorer from the folder that training exported."""
-        settings = Settings(**json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
+        _, settings = read_settings(folder)
         table = pq.read_table(folder / TABLE)
         scorer = cls(
             terms=table["ngram"].combine_chunks(),
             idf=table["idf"].to_numpy(),
             weight=table["weight"].to_numpy(),
-            settings=settings,
+            settings=Settings(**settings),
         )
         del table
         pa.default_memory_pool().release_unused()  # else a third of what a server holds is of no use

@@ -12,7 +12,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from pyarrow.lib import ArrowException
 
 from .contract import Answer, answer, explanations_asked, refusal, refuse_too_many, row_error
-from .ngrams import NgramScorer
+from .scorers import Explains, load
 
 SERVER = "mlflow.pyfunc.scoring_server.app"  # what `mlflow models serve` and MLflow's image run
 
@@ -24,7 +24,8 @@ class SentimentModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Read the exported scorer that ``context.artifacts["scorer"]`` points to."""
-        self._scorer = NgramScorer.load(Path(context.artifacts["scorer"]))
+        self._scorer = load(Path(context.artifacts["scorer"]))
+        self._explains = isinstance(self._scorer, Explains)
         self._serves = SERVER in sys.modules
         if self._serves:
             # what is loaded by now stays: looked through again and again, it holds every request up for 0.15 s
@@ -47,12 +48,12 @@ class SentimentModel(PythonModel):
             One column, ``text``: MLflow drops others before it asks.
         params : dict, optional
             ``explain``: how many of the n-grams that moved the score most each answer lists, under
-            ``explanation``. 0, the default, adds nothing.
+            ``explanation``. 0, the default, adds nothing. Not for every kind of model.
 
         Raises
         ------
         MlflowException
-            If ``explain`` is out of its range, and, where it is served, if there are too many rows or they take too
+            If ``explain`` is out of its range or not available, and, where it is served, if there are too many rows or they take too
             much memory. The server answers it with status 400.
 
         Returns
@@ -60,9 +61,9 @@ class SentimentModel(PythonModel):
         list of dict, length n_rows
             A list and not a DataFrame: MLflow writes a null in a DataFrame as ``NaN``, which is not JSON.
         """
-        most = explanations_asked(params)
+        most = explanations_asked(params, self._explains)
         if self._serves:
-            refuse_too_many(len(model_input), most > 0)
+            refuse_too_many(len(model_input), self._scorer.most_rows, most > 0, self._explains)
         try:
             return self._answers(model_input, most)
         except MemoryError:
@@ -84,7 +85,7 @@ class SentimentModel(PythonModel):
             ).tolist()
         )
         answers = [refusal(error) if error else answer(next(scores)) for error in errors]
-        if most:
+        if most and isinstance(self._scorer, Explains):
             for text, given in zip(texts, answers, strict=True):
                 given["explanation"] = None if given["error"] else self._scorer.explain(text, most)
         return answers

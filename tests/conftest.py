@@ -23,7 +23,8 @@ from mlflow.tracking import MlflowClient
 from data.sources import locate, read
 from data.table import build
 from registry.store import connect
-from training.fit import Settings, count, fit
+from training.ngram import count, fit
+from training.settings import Settings
 from training.train import Candidate, train
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"

@@ -9,15 +9,13 @@ import json
 import shutil
 import sys
 import tempfile
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from mlflow.models import Model, ModelSignature
 from mlflow.models.model import ModelInfo
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -26,12 +24,12 @@ from sklearn.pipeline import Pipeline
 
 import sentiment_model
 from sentiment_model.contract import TEXT, answer
-from sentiment_model.ngrams import SETTINGS, TABLE, NgramScorer, Settings
+from sentiment_model.scorers import SETTINGS, Scorer
 from training.errors import TrainingError
 
 FLAVOR_NAME = "pyfunc"  # under which MLflow lists the logged model
-# the last two make uvicorn faster, and free of the 44 ms that its second worker adds to each request else
-SERVING_PACKAGES = ("mlflow", "numba", "numpy", "pandas", "pyarrow", "httptools", "uvloop")
+# of every kind; the last two make uvicorn faster, and free of the 44 ms that its second worker adds to each request else
+SERVING_PACKAGES = ("mlflow", "numpy", "pandas", "pyarrow", "httptools", "uvloop")
 NOT_ON_WINDOWS = {"uvloop"}
 TOLERANCE = 1e-6
 EXAMPLES = "examples.json"
@@ -56,58 +54,47 @@ SIGNATURE = ModelSignature(
 )
 
 
-def write_scorer(pipeline: Pipeline, table: pd.DataFrame, folder: Path, check_on: pd.Series) -> NgramScorer:
-    """Write the scorer of a fitted pipeline as plain data, and prove that it equals the pipeline.
+def write_settings(folder: Path, scorer: str, settings: dict[str, Any]) -> None:
+    """Write what :func:`sentiment_model.scorers.read_settings` reads."""
+    _write_json(folder / SETTINGS, {"scorer": scorer} | settings)
 
-    Parameters
-    ----------
-    pipeline : Pipeline
-    table : DataFrame
-        Its :func:`training.explain.ngram_table`.
-    folder : Path
-        Existing and empty.
-    check_on : Series of str
-        Raw reviews whose probabilities must agree within 1e-6.
+
+def check_equal(scorer: Scorer, pipeline: Pipeline, texts: pd.Series) -> None:
+    """Check that a scorer answers raw reviews as a fitted pipeline does, within 1e-6.
 
     Raises
     ------
     TrainingError
-        If the read-back scorer and the pipeline disagree.
+        If it does not.
     """
-    pq.write_table(
-        pa.Table.from_pandas(table, preserve_index=False),
-        folder / TABLE,
-        compression="zstd",
-        use_dictionary=["idf"],
-        column_encoding={"ngram": "DELTA_BYTE_ARRAY", "weight": "BYTE_STREAM_SPLIT"},
-        store_schema=False,
-    )
-    counter, classifier = pipeline[0], pipeline[-1]
-    calibration = classifier.calibration
-    settings = Settings(
-        ngram_max=counter.analyzer.keywords["ngram_max"],
-        bias=float(classifier.linear[-1].intercept_[0]),
-        scale=calibration.scale_,
-        saturating=calibration.saturating_,
-        growing=calibration.growing_,
-        intercept=calibration.intercept_,
-    )
-    _write_json(folder / SETTINGS, asdict(settings))
-    scorer = NgramScorer.load(folder)
-    ours = scorer.log_odds(check_on)
-    gap = np.abs(expit(ours) - pipeline.predict_proba(check_on)[:, 1]).max(initial=0)
+    gap = np.abs(expit(scorer.log_odds(texts)) - pipeline.predict_proba(texts)[:, 1]).max(initial=0)
     if not gap <= TOLERANCE:
         raise TrainingError(
             f"the exported scorer and the fitted pipeline differ by {gap:.2g}, more than {TOLERANCE:.0g}"
         )
+
+
+def write_examples(scorer: Scorer, folder: Path) -> None:
+    """Write example texts with their answers, so that anyone can ask a loaded version whether it is itself."""
     odds = scorer.log_odds(EXAMPLE_TEXTS)
     examples = [{TEXT: t, **answer(s)} for t, s in zip(EXAMPLE_TEXTS, odds.tolist(), strict=True)]
     _write_json(folder / EXAMPLES, examples)
-    return scorer
 
 
-def log_model(scorer_folder: Path, params: dict[str, Any], metadata: dict[str, Any]) -> ModelInfo:
-    """Log the artifact to the active run as the model named ``model``."""
+def log_model(
+    scorer_folder: Path, packages: Sequence[str], params: dict[str, Any], metadata: dict[str, Any]
+) -> ModelInfo:
+    """Log the artifact to the active run as the model named ``model``.
+
+    Parameters
+    ----------
+    scorer_folder : Path
+        What :attr:`training.kinds.Trained.export` wrote.
+    packages : sequence of str
+        What its scorer needs beside :data:`SERVING_PACKAGES`.
+    params, metadata : dict
+        Of the logged model.
+    """
     # MLflow tries the model before it uploads the folder: bytecode left there would carry paths and
     # times of this machine
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
@@ -119,12 +106,13 @@ def log_model(scorer_folder: Path, params: dict[str, Any], metadata: dict[str, A
             params=params,
             metadata=metadata,
             scorer_folder=scorer_folder,
+            packages=packages,
         )
     finally:
         sys.dont_write_bytecode = before
 
 
-def save_model(path: str, mlflow_model: Model, scorer_folder: Path) -> None:
+def save_model(path: str, mlflow_model: Model, scorer_folder: Path, packages: Sequence[str]) -> None:
     """Save the artifact to ``path``. MLflow calls this from :func:`log_model`."""
     with tempfile.TemporaryDirectory() as staging:
         package = Path(staging, "sentiment_model")
@@ -140,7 +128,7 @@ def save_model(path: str, mlflow_model: Model, scorer_folder: Path) -> None:
             artifacts={"scorer": str(scorer_folder)},
             signature=SIGNATURE,
             input_example=pd.DataFrame({TEXT: EXAMPLE_TEXTS[:2]}),
-            pip_requirements=[_pin(name) for name in SERVING_PACKAGES],
+            pip_requirements=[_pin(name) for name in sorted({*SERVING_PACKAGES, *packages})],
         )
     pyfunc = mlflow_model.flavors[mlflow.pyfunc.FLAVOR_NAME]
     pyfunc["model_code_path"] = Path(pyfunc["model_code_path"]).name

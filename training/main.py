@@ -12,9 +12,9 @@ from data.table import read_table
 from registry.store import connect
 from spark.session import master_option
 from training.errors import GateRefused, TrainingError
-from training.fit import Settings
-from training.options import engine_option, limit_option, register_option, settings_options
+from training.options import limit_option, register_option, settings_options
 from training.promote import promote as promote_version
+from training.settings import Settings
 from training.steps import PATIENT, run, step
 from training.train import pick, register_candidate, train
 
@@ -33,7 +33,6 @@ from training.train import pick, register_candidate, train
     show_default=True,
     help="gated: unless the gate refuses; always: pass the gate by; never: leave Production alone.",
 )
-@engine_option
 @master_option
 def main(
     source: str,
@@ -42,8 +41,6 @@ def main(
     limit: int,
     register: str,
     promote: str,
-    engine: str,
-    master: str,
     **settings: Any,
 ) -> None:
     """Run the entry point."""
@@ -58,7 +55,7 @@ def main(
         table = pick(read_table(out), limit, chosen.seed)
         if read_summary(out) != summary:
             raise DataError(f"{out} was written anew meanwhile; run again")
-        candidate = train(table, summary, chosen, engine, master)
+        candidate = train(table, summary, chosen)
         version = register_candidate(candidate) if register == "yes" else None
         if version and promote != "never":
             with step("promote", f"version {version}, {promote}"):

@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from data.options import Number
-from training.fit import Settings
+from training.kinds import KINDS
+from training.settings import Settings
 
 YES_NO = click.Choice(["yes", "no"])
 
@@ -26,19 +27,17 @@ limit_option = click.option(
 )
 
 
-engine_option = click.option(
-    "--engine",
-    type=click.Choice(["local", "spark"]),
-    default="local",
-    show_default=True,
-    help="Count and fit on this machine, or on Apache Spark.",
-)
-
-
 def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add an option for each field of :class:`training.fit.Settings`."""
+    """Add an option for each field of :class:`training.settings.Settings` but ``master``."""
     default = Settings()
     for option in (
+        click.option(
+            "--engine",
+            type=click.Choice(["local", "spark"]),
+            default=default.engine,
+            show_default=True,
+            help="Count and fit on this machine, or on Apache Spark.",
+        ),
         click.option(
             "--C",
             "C",
@@ -81,6 +80,13 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=default.seed,
             show_default=True,
             help="Of the folds, the solver and the rows that limit picks.",
+        ),
+        click.option(
+            "--model",
+            type=click.Choice(list(KINDS)),
+            default=default.model,
+            show_default=True,
+            help="Which kind of model.",
         ),
     ):
         command = option(command)

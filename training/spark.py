@@ -1,4 +1,4 @@
-"""Counting and fitting on Apache Spark: the same :class:`training.fit.Fit` as on one machine, from any number of reviews.
+"""Counting and fitting on Apache Spark: the same :class:`training.ngram.Fit` as on one machine, from any number of reviews.
 
 The tasks are the numpy of :mod:`training.features` on a slice of the reviews; Spark sums what they found. Only
 n-grams that may be kept, counts, and vectors of one number an n-gram come to the driver, never a review.
@@ -44,7 +44,8 @@ from spark.session import told
 from training.calibration import CalibratedClassifier, LengthCalibration
 from training.errors import TrainingError
 from training.features import LogCountRatio, MinDocumentFrequency, log_count_ratio, raised_min_df
-from training.fit import FOLDS, RATIO_POWER, Fit, Settings, check_labels, too_rare
+from training.ngram import FOLDS, RATIO_POWER, Fit, check_labels, too_rare
+from training.settings import Settings
 
 for ours in (cleaning, sys.modules[__name__]):
     cloudpickle.register_pickle_by_value(ours)  # the executors need not have this project
@@ -171,7 +172,7 @@ def count(reviews: DataFrame, settings: Settings) -> Counts:
 
 
 def fit(counts: Counts, settings: Settings) -> Fit:
-    """Fit, calibrate and refit, as :func:`training.fit.fit` does, with folds drawn by a hash of the row's number.
+    """Fit, calibrate and refit, as :func:`training.ngram.fit` does, with folds drawn by a hash of the row's number.
 
     The objective is that of scikit-learn's liblinear: its gradient is summed by Spark, SciPy's L-BFGS on the
     driver makes the steps. Spark's own ``LogisticRegression`` always divides features by their deviation,
@@ -221,7 +222,7 @@ def fit(counts: Counts, settings: Settings) -> Fit:
 
 
 def _fit(counts: Counts, seen: np.ndarray, settings: Settings) -> Pipeline:
-    """Return what :func:`training.fit._fit` returns, from the rows of the groups that are ``seen``."""
+    """Return what :func:`training.ngram._fit` returns, from the rows of the groups that are ``seen``."""
     frequent = MinDocumentFrequency(settings.min_df, settings.max_features)
     tfidf, ratio = TfidfTransformer(), LogCountRatio(settings.alpha, power=RATIO_POWER)
     regression = LogisticRegression(C=settings.C, solver="liblinear")

@@ -28,16 +28,17 @@ from registry.sbom import bill_of_materials
 from registry.store import MODEL_NAME, connect
 from registry.versions import register
 from sentiment_model.contract import answer
-from sentiment_model.ngrams import NgramScorer
-from spark.session import master_option, session
+from sentiment_model.scorers import Scorer
+from spark.session import master_option
 from training.card import model_card
-from training.explain import confident_mistakes, ngram_table, strongest_ngrams
-from training.export import log_model, write_scorer
-from training.fit import Fit, Settings, count, fit
+from training.explain import confident_mistakes, strongest_ngrams
+from training.export import log_model, write_examples
 from training.gate import HELD_OUT, HELD_OUT_DIGEST
+from training.kinds import kind
 from training.metrics import scores_by_source
-from training.options import engine_option, limit_option, register_option, settings_options
+from training.options import limit_option, register_option, settings_options
 from training.plots import judgement_plots, strongest_ngrams_plot
+from training.settings import Settings
 from training.steps import PATIENT, run, step
 
 TRAINED_ON = "data/trained_on.parquet"
@@ -55,13 +56,7 @@ class Candidate:
     scores: dict[str, float]
 
 
-def train(
-    table: pd.DataFrame,
-    summary: dict[str, Any],
-    settings: Settings,
-    engine: str = "local",
-    master: str = "local[*]",
-) -> Candidate:
+def train(table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> Candidate:
     """Fit, judge and log a model to the active MLflow run.
 
     Parameters
@@ -71,27 +66,34 @@ def train(
     summary : dict
         What ingest said of the data.
     settings : Settings
-    engine, master : str
-        ``local``, or ``spark`` and the master that counts and fits.
+
+    Raises
+    ------
+    TrainingError
+        If the kind of model is not known, or it cannot be fitted on these rows.
     """
+    chosen = kind(settings.model)
+    params = settings.as_params(chosen.USES)
     active = mlflow.active_run()
     assert active is not None  # noqa: S101 -- the entry points start one
     run_id = active.info.run_id
-    log_context(run_id, table, summary, settings, engine)
+    log_context(run_id, table, summary, params | {"rows": len(table), "engine": settings.engine})
 
-    fitted = fit_on_spark(table, settings, master) if engine == "spark" else fit_here(table, settings)
+    trained = chosen.train(table, settings)
 
     with step("evaluate", "judging rows that the model never saw"):
-        held_out = table[table["split"] == "test"].assign(log_odds=fitted.held_out)
-        training_rows = table[table["split"] == "train"].assign(log_odds=fitted.cross_validated)
-        scores = scores_by_source(held_out)
-        cross_validated = scores_by_source(training_rows)
-        mlflow.log_metrics(scores | {f"cv/{name}": value for name, value in cross_validated.items()})
+        judged = table.assign(log_odds=trained.log_odds)
+        held_out = judged[judged["split"] == "test"]
+        left_out = judged[(judged["split"] == "train") & judged["log_odds"].notna()]
+        scores, unseen = scores_by_source(held_out), scores_by_source(left_out)
+        prefix = "cv" if trained.judged == "cross-validation" else trained.judged
+        mlflow.log_metrics(scores | {f"{prefix}/{name}": value for name, value in unseen.items()})
 
-    with step("explain", "plots, strongest n-grams, mistakes"):
-        weights = ngram_table(fitted.pipeline)
-        strongest = strongest_ngrams(weights)
-        plots = judgement_plots(held_out) | {"strongest_ngrams": strongest_ngrams_plot(strongest)}
+    with step("explain", "plots, mistakes, what pulls most"):
+        plots = judgement_plots(held_out)
+        strongest = None if trained.ngrams is None else strongest_ngrams(trained.ngrams)
+        if strongest is not None:
+            plots["strongest_ngrams"] = strongest_ngrams_plot(strongest)
         for name, figure in plots.items():
             mlflow.log_figure(figure, f"plots/{name}.png")
         mlflow.log_table(confident_mistakes(held_out), "held_out/confident_mistakes.json")
@@ -99,15 +101,15 @@ def train(
     with step("log", "artifact, pipeline, model card"), tempfile.TemporaryDirectory() as folder:
         scorer_folder = Path(folder, "scorer")
         scorer_folder.mkdir()
-        scorer = write_scorer(fitted.pipeline, weights, scorer_folder, check_on=held_out["review"])
-        digest = log_predictions(held_out, table, Path(folder))
-        log_pipeline(fitted.pipeline, Path(folder))
-        card = model_card(
-            settings, summary, scores, cross_validated, strongest, answer_to_nothing(scorer), len(table)
-        )
+        scorer = trained.export(scorer_folder, held_out["review"])
+        write_examples(scorer, scorer_folder)
+        digest = log_predictions(held_out, table[trained.seen], Path(folder))
+        if trained.pipeline is not None:
+            log_pipeline(trained.pipeline, Path(folder))
+        card = model_card(trained, summary, scores, unseen, strongest, answer_to_nothing(scorer))
         mlflow.log_text(card, "model_card.md")
         mlflow.set_tag(MLFLOW_RUN_NOTE, card)
-        info = log_model(scorer_folder, settings.as_params(), {"data_sha256": summary["table_sha256"]})
+        info = log_model(scorer_folder, trained.packages, params, {"data_sha256": summary["table_sha256"]})
     tags: dict[str, str] = {
         name: f"{scores[name]:.4f}"
         for name in ("accuracy", "f1", "roc_auc", "log_loss", "ece")
@@ -115,6 +117,7 @@ def train(
     }
     tags |= {
         HELD_OUT_DIGEST: digest,
+        "model": settings.model,
         "data_source": summary["source"],
         "data_sha256": summary["table_sha256"],
         "rows": str(len(table)),
@@ -127,32 +130,12 @@ def train(
     return Candidate(f"models:/{info.model_id}", run_id, tags, card, scores)
 
 
-def fit_here(table: pd.DataFrame, settings: Settings) -> Fit:
-    """Count and fit on this machine."""
-    with step("features", f"counting n-grams of {len(table):,} reviews"):
-        counter, counts = count(table, settings)
-    with step("fit", f"cross-validating and fitting on {counts.shape[1]:,} n-grams"):
-        return fit(table, counter, counts, settings)
-
-
-def fit_on_spark(table: pd.DataFrame, settings: Settings, master: str) -> Fit:
-    """Count and fit on Apache Spark."""
-    with session(master, "train") as spark:
-        from training import spark as on_spark  # it imports PySpark, which need not be installed
-
-        with step("features", f"counting n-grams of {len(table):,} reviews on {master}"):
-            counts = on_spark.count(on_spark.reviews_of(spark, table), settings)
-        with step("fit", f"cross-validating and fitting on {len(counts.names):,} n-grams"):
-            return on_spark.fit(counts, settings)
-
-
 def log_context(
-    run_id: str, table: pd.DataFrame, summary: dict[str, Any], settings: Settings, engine: str
+    run_id: str, table: pd.DataFrame, summary: dict[str, Any], params: dict[str, str | int | float]
 ) -> None:
     """Log parameters, data set and environment."""
     # `mlflow run` has logged the parameters as the user typed them: log what is missing
     known = mlflow.get_run(run_id).data.params
-    params = settings.as_params() | {"rows": len(table), "engine": engine}
     mlflow.log_params({name: value for name, value in params.items() if name not in known})
     for split, context in (("train", "training"), ("test", "held-out")):
         rows = table[table["split"] == split].astype(object)
@@ -181,7 +164,7 @@ def log_context(
     )
 
 
-def log_predictions(held_out: pd.DataFrame, table: pd.DataFrame, folder: Path) -> str:
+def log_predictions(held_out: pd.DataFrame, seen: pd.DataFrame, folder: Path) -> str:
     """Log held-out predictions and trained-on rows by row hash; return the digest of the former."""
     predictions = folder / Path(HELD_OUT).name
     held_out.assign(row=held_out["review"].map(row_hash))[
@@ -189,7 +172,7 @@ def log_predictions(held_out: pd.DataFrame, table: pd.DataFrame, folder: Path) -
     ].to_parquet(predictions, index=False)
     mlflow.log_artifact(str(predictions), str(Path(HELD_OUT).parent))
     trained_on = folder / Path(TRAINED_ON).name
-    pd.DataFrame({"row": table["review"].map(row_hash)}).to_parquet(trained_on, index=False)
+    pd.DataFrame({"row": seen["review"].map(row_hash)}).to_parquet(trained_on, index=False)
     mlflow.log_artifact(str(trained_on), str(Path(TRAINED_ON).parent))
     return file_digest(predictions)
 
@@ -209,7 +192,7 @@ def log_pipeline(pipeline: Pipeline, folder: Path) -> None:
     mlflow.log_artifact(str(path), "pipeline")
 
 
-def answer_to_nothing(scorer: NgramScorer) -> dict[str, Any]:
+def answer_to_nothing(scorer: Scorer) -> dict[str, Any]:
     """Return the answer for a text without one known n-gram."""
     return dict(answer(float(scorer.log_odds([""])[0])))
 
@@ -243,15 +226,14 @@ def register_candidate(candidate: Candidate) -> int:
 @settings_options
 @limit_option
 @register_option
-@engine_option
 @master_option
-def main(data: Path, limit: int, register: str, engine: str, master: str, **settings: Any) -> None:
+def main(data: Path, limit: int, register: str, **settings: Any) -> None:
     """Run the entry point."""
     chosen = Settings(**settings)
     table, summary = pick(read_table(data), limit, chosen.seed), read_summary(data)
     connect(PATIENT)
     with run("train"):
-        candidate = train(table, summary, chosen, engine, master)
+        candidate = train(table, summary, chosen)
         if register == "yes":
             register_candidate(candidate)
 

@@ -17,7 +17,7 @@ from sentiment_model.compiled import kernels
 from sentiment_model.ngrams import NgramScorer, Settings, ngrams
 from tests.sentiment_model.test_cleaning import ratios
 from training.explain import ngram_table
-from training.export import write_scorer
+from training.ngram import write_scorer
 
 
 @pytest.fixture(scope="module")

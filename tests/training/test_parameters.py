@@ -2,6 +2,7 @@
 
 import importlib
 import shlex
+from dataclasses import asdict
 
 import click
 import pytest
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 from mlflow.tracking import MlflowClient
 
 from tests.conftest import ROOT
-from training.fit import Settings
+from training.settings import Settings
 
 ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
 
@@ -46,8 +47,9 @@ def test_every_default_of_mlproject_is_accepted_and_the_modules_own(entry: str) 
 
 
 def test_the_settings_are_those_of_mlproject() -> None:
-    declared = {name: spec["default"] for name, spec in ENTRY_POINTS["main"]["parameters"].items()}
-    assert {name: declared[name] for name in Settings().as_params()} == Settings().as_params()
+    for entry in ("main", "train"):
+        declared = {name: spec["default"] for name, spec in ENTRY_POINTS[entry]["parameters"].items()}
+        assert {name: declared[name] for name in asdict(Settings())} == asdict(Settings())
 
 
 @pytest.mark.parametrize(

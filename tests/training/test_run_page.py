@@ -10,6 +10,7 @@ import pandas as pd
 from mlflow.tracking import MlflowClient
 
 from tests.conftest import SMALL
+from training.ngram import USES
 from training.train import Candidate
 
 
@@ -17,9 +18,10 @@ def test_the_run_tells_the_whole_story(
     store: MlflowClient, candidate: Candidate, reviews: pd.DataFrame
 ) -> None:
     run = store.get_run(candidate.run_id)
-    expected = SMALL.as_params() | {"rows": 1200, "engine": "local"}
+    expected = SMALL.as_params(USES) | {"rows": 1200, "engine": "local"}
     assert run.data.params == {name: str(value) for name, value in expected.items()}
-    assert set(expected) == {"ngram_max", "min_df", "max_features", "alpha", "C", "seed", "rows", "engine"}
+    names = {"model", "ngram_max", "min_df", "max_features", "alpha", "C", "seed", "rows", "engine"}
+    assert set(expected) == names
 
     metrics = run.data.metrics
     names = {"accuracy", "f1", "precision", "recall", "roc_auc", "log_loss", "brier", "ece"}

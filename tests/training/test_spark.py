@@ -11,10 +11,10 @@ from spark.session import session
 from tests.conftest import SMALL, copy_project
 from training.errors import TrainingError
 from training.explain import ngram_table
-from training.export import write_scorer
 from training.features import MinDocumentFrequency, count_ngrams, raised_min_df
-from training.fit import Fit, Settings
 from training.metrics import scores_by_source
+from training.ngram import Fit, write_scorer
+from training.settings import Settings
 
 pytestmark = pytest.mark.spark
 

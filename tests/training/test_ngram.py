@@ -13,8 +13,9 @@ from tests.conftest import SMALL
 from training.calibration import LengthCalibration
 from training.errors import TrainingError
 from training.features import LogCountRatio
-from training.fit import RATIO_POWER, Settings, count, fit
 from training.metrics import scores_by_source
+from training.ngram import RATIO_POWER, count, fit
+from training.settings import Settings
 
 
 def from_scratch(reviews: pd.Series, y: pd.Series) -> Pipeline:

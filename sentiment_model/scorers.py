@@ -1,0 +1,56 @@
+"""What loads and scores each kind of model."""
+
+import importlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
+
+import numpy as np
+
+from .contract import Explanation
+
+SETTINGS = "settings.json"
+# by the name that an exported scorer gives itself in its settings
+SCORERS = {
+    "ngrams": ("ngrams", "NgramScorer"),
+}
+
+
+class Scorer(Protocol):
+    """An exported model. Threads may share it."""
+
+    most_rows: int  # of one request to a server
+
+    def log_odds(self, texts: Iterable[str]) -> np.ndarray:
+        """Return the calibrated log-odds of *positive*, of shape (n_texts,)."""
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A scorer whose log-odds are a sum over n-grams."""
+
+    def explain(self, text: str, most: int) -> Explanation:
+        """Return the log-odds of a text as a sum, with the ``most`` n-grams that moved it most, strongest first."""
+
+
+def read_settings(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Return the name of the scorer that training exported to a folder, and its settings."""
+    settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    return settings.pop("scorer"), settings
+
+
+def load(folder: Path) -> Scorer:
+    """Return the scorer that training exported to a folder. Only the modules that it needs are imported.
+
+    Raises
+    ------
+    ValueError
+        If the folder names a scorer that this package does not have.
+    """
+    name, _ = read_settings(folder)
+    if name not in SCORERS:
+        raise ValueError(f"the artifact asks for the scorer {name!r}; there are {', '.join(SCORERS)}")
+    module, scorer = SCORERS[name]
+    loads = getattr(importlib.import_module(f".{module}", __package__), scorer).load
+    return cast(Scorer, loads(folder))

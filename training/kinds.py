@@ -1,0 +1,81 @@
+"""The kinds of model: the module that fits each, and what it gives back.
+
+A kind is a module of this room with ``USES``, the settings that it uses, and ``train``; a scorer that
+:data:`sentiment_model.scorers.SCORERS` names; and a line here.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+import pandas as pd
+from sklearn.pipeline import Pipeline
+
+from sentiment_model.scorers import Scorer
+from training.errors import TrainingError
+from training.settings import Settings
+
+KINDS = {
+    "ngram": "training.ngram",
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A fitted model of any kind.
+
+    Attributes
+    ----------
+    log_odds : ndarray of shape (n_rows,)
+        Calibrated log-odds of *positive* for each row, by a model that never saw it; NaN where there is none. There
+        is one for every held-out row.
+    seen : ndarray of bool of shape (n_rows,)
+        Which rows the model to be registered was fitted on.
+    judged : str
+        How the training rows that have log-odds were left out: ``cross-validation`` or ``validation``.
+    recipe : str
+        What the model is, for the model card.
+    export : callable
+        Writes the scorer, as plain data, into an empty folder and proves on the given raw reviews that it answers as what
+        was fitted does.
+    packages : tuple of str
+        What the scorer needs to be served, beside what every kind needs.
+    pipeline : Pipeline, optional
+        The fitted scikit-learn pipeline, for notebooks.
+    ngrams : DataFrame, optional
+        Columns ``ngram``, ``idf`` and ``weight``, where the model is a sum over n-grams.
+    """
+
+    log_odds: np.ndarray
+    seen: np.ndarray
+    judged: str
+    recipe: str
+    export: Callable[[Path, pd.Series], Scorer]
+    packages: tuple[str, ...]
+    pipeline: Pipeline | None = None
+    ngrams: pd.DataFrame | None = None
+
+
+class Kind(Protocol):
+    """A module that fits a kind of model."""
+
+    USES: tuple[str, ...]
+
+    def train(self, table: pd.DataFrame, settings: Settings) -> Trained:
+        """Fit on ``table``, of columns ``review``, ``sentiment``, ``split`` and ``source``."""
+
+
+def kind(name: str) -> Kind:
+    """Return the module that fits a kind of model.
+
+    Raises
+    ------
+    TrainingError
+        If there is no such kind.
+    """
+    if name not in KINDS:
+        raise TrainingError(f"model is {name!r}; expected {', '.join(KINDS)}")
+    return cast(Kind, importlib.import_module(KINDS[name]))

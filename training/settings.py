@@ -1,0 +1,26 @@
+"""What a user may set, for all kinds of model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may set. The defaults were chosen by cross-validation on the training split.
+
+    Each kind of model uses some of them: its module of :mod:`training` says which.
+    """
+
+    model: str = "ngram"
+    ngram_max: int = 4
+    min_df: int = 2
+    max_features: int = 0
+    alpha: float = 0.1
+    C: float = 30.0
+    seed: int = 0
+    engine: str = "local"
+    master: str = "local[*]"
+
+    def as_params(self, uses: Sequence[str]) -> dict[str, str | int | float]:
+        """Return the kind and the settings that it uses, under the names of the MLproject parameters."""
+        return {name: getattr(self, name) for name in ("model", *uses)}
