@@ -35,14 +35,14 @@ COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 STATE_OPTION = $(if $(STATE),--state '$(STATE)')
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-spark data run test lint format score serve stop canary canary-stop up train-docker down logs image image-smoke test-docker fuzz soak audit promote rollback history prune backup ui bench switches growth clean
+.PHONY: help env env-spark env-deep data run test lint format score serve stop canary canary-stop up train-docker down logs image image-smoke test-docker fuzz soak audit promote rollback history prune backup ui bench switches growth clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(VENV)/.made ## make the environment in .venv with the exact pins
 
-$(VENV)/.made: requirements.txt requirements-server.txt requirements-dev.txt
+$(VENV)/.made: requirements.txt requirements-onnx.txt requirements-server.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
 	    { echo "$(PYTHON) is not a Python 3.11: install one, or give PYTHON=path"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
@@ -53,6 +53,12 @@ env-spark: $(VENV)/.spark ## add Apache Spark to it, 450 MB, for engine=spark an
 
 $(VENV)/.spark: requirements-spark.txt $(VENV)/.made
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-spark.txt
+	@touch $@
+
+env-deep: $(VENV)/.deep ## add PyTorch and Hugging Face transformers to it, 1 to 4 GB, to train model=embedding, transformer or stack
+
+$(VENV)/.deep: requirements-deep.txt $(VENV)/.made
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-deep.txt
 	@touch $@
 
 data: env ## acquire and validate the default reviews into data/imdb.csv

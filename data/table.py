@@ -28,7 +28,7 @@ _COMBINING = "".join(
 )
 _DIGITS = re.compile("&#[0-9]{4000,}")  # of a number as long as these nobody can tell the character
 _PILE = re.compile(f"[{_COMBINING}]{{31,}}")
-_SOURCE = re.compile(r"(?!(?:cv|data|seconds)$)[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
+_SOURCE = re.compile(r"(?!(?:curve|cv|data|seconds|validation)$)[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _fault(raw: RawRow) -> str:
     if raw.split.strip().lower() not in ("", "train", "test"):
         return f"split is {raw.split[:40]!r}; expected 'train' or 'test'"
     if not _SOURCE.fullmatch(raw.source.strip()):
-        return f"source is {raw.source[:40]!r}; expected up to 40 of A-Z a-z 0-9 _ . - (and not cv, data or seconds)"
+        return f"source is {raw.source[:40]!r}; expected up to 40 of A-Z a-z 0-9 _ . - (and not curve, cv, data, seconds or validation)"
     return ""
 
 

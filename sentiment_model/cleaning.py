@@ -35,6 +35,11 @@ def clean(text: str) -> str:
     >>> clean("A <b>wonderful</b> film.<br />Caf&eacute; scenes!")
     'a  wonderful  film. café scenes!'
     """
+    return plain(text).lower()
+
+
+def plain(text: str) -> str:
+    """Return what :func:`clean` does, in the letters that the text has."""
     if "&" in text:
         text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
     if "<" in text:
@@ -44,7 +49,7 @@ def clean(text: str) -> str:
             text = _RUN.sub(lambda run: _THIRTY.sub("\\g<0>\u200b", run[0]), text)
             text = unicodedata.normalize("NFKC", text)
         text = _INVISIBLE.sub("", text)
-    return text.lower()
+    return text
 
 
 def tokenize(text: str) -> list[str]:

@@ -14,6 +14,8 @@ SETTINGS = "settings.json"
 # by the name that an exported scorer gives itself in its settings
 SCORERS = {
     "ngrams": ("ngrams", "NgramScorer"),
+    "encoder": ("encoder", "EncoderScorer"),
+    "stack": ("stack", "StackScorer"),
 }
 
 

@@ -52,7 +52,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         )
         if not is_there
     ]
+    deep = importlib.util.find_spec("torch") and importlib.util.find_spec("transformers")
     for item in items:
+        if not deep and "deep" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="PyTorch (make env-deep) is not installed"))
         if missing and "spark" in item.keywords:
             item.add_marker(pytest.mark.skip(reason=f"{' and '.join(missing)} is not installed"))
 

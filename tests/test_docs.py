@@ -83,9 +83,7 @@ def test_the_environments_agree() -> None:
     assert project["python_env"] == "python_env.yaml"
 
 
-@pytest.mark.parametrize(
-    "name", ["requirements.txt", "requirements-dev.txt", "requirements-server.txt", "requirements-spark.txt"]
-)
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("requirements*.txt")))
 def test_direct_dependencies_are_pinned_exactly(name: str) -> None:
     lines = [
         line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith(("#", "-r"))

@@ -5,21 +5,25 @@ A kind is a module of this room with ``USES``, the settings that it uses, and ``
 """
 
 import importlib
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol, cast
 
 import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
-from sentiment_model.scorers import Scorer
+from sentiment_model.scorers import Scorer, load
 from training.errors import TrainingError
 from training.settings import Settings
 
 KINDS = {
     "ngram": "training.ngram",
+    "transformer": "training.transformer",
+    "stack": "training.stack",
 }
 
 
@@ -47,6 +51,8 @@ class Trained:
         The fitted scikit-learn pipeline, for notebooks.
     ngrams : DataFrame, optional
         Columns ``ngram``, ``idf`` and ``weight``, where the model is a sum over n-grams.
+    weights : TemporaryDirectory, optional
+        A fine-tuned encoder as ``save_pretrained`` writes it, from which the setting ``weights`` can go on.
     """
 
     log_odds: np.ndarray
@@ -57,6 +63,7 @@ class Trained:
     packages: tuple[str, ...]
     pipeline: Pipeline | None = None
     ngrams: pd.DataFrame | None = None
+    weights: TemporaryDirectory[str] | None = None
 
 
 class Kind(Protocol):
@@ -68,14 +75,26 @@ class Kind(Protocol):
         """Fit on ``table``, of columns ``review``, ``sentiment``, ``split`` and ``source``."""
 
 
+def copy_scorer(made: TemporaryDirectory[str], folder: Path, check_on: pd.Series) -> Scorer:
+    """Copy a scorer that was exported, and compared with what was fitted, while fitting."""
+    shutil.copytree(made.name, folder, dirs_exist_ok=True)
+    return load(folder)
+
+
 def kind(name: str) -> Kind:
     """Return the module that fits a kind of model.
 
     Raises
     ------
     TrainingError
-        If there is no such kind.
+        If there is no such kind, or what it needs is not installed.
     """
     if name not in KINDS:
         raise TrainingError(f"model is {name!r}; expected {', '.join(KINDS)}")
-    return cast(Kind, importlib.import_module(KINDS[name]))
+    try:
+        return cast(Kind, importlib.import_module(KINDS[name]))
+    except ModuleNotFoundError as error:
+        raise TrainingError(
+            f"model={name} needs {error.name}, which is not installed: 'make env-deep', or python -m pip install -r "
+            "requirements-deep.txt"
+        ) from None

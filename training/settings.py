@@ -18,6 +18,15 @@ class Settings:
     alpha: float = 0.1
     C: float = 30.0
     seed: int = 0
+    weights: str = "minilm"
+    max_tokens: int = 128
+    epochs: int = 2
+    batch_size: int = 16
+    learning_rate: float = 8e-5
+    precision: str = "auto"
+    cascade: str = "yes"
+    warm_start: int = 0
+    checkpoints: str = "data/checkpoints"
     engine: str = "local"
     master: str = "local[*]"
 

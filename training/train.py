@@ -109,6 +109,8 @@ def train(table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> C
         card = model_card(trained, summary, scores, unseen, strongest, answer_to_nothing(scorer))
         mlflow.log_text(card, "model_card.md")
         mlflow.set_tag(MLFLOW_RUN_NOTE, card)
+        if trained.weights is not None:
+            mlflow.log_artifacts(trained.weights.name, "weights")
         info = log_model(scorer_folder, trained.packages, params, {"data_sha256": summary["table_sha256"]})
     tags: dict[str, str] = {
         name: f"{scores[name]:.4f}"

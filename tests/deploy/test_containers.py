@@ -201,7 +201,14 @@ def test_a_container_can_do_no_more_than_it_must(system: System, service: str) -
 @pytest.mark.docker
 def test_the_image_holds_the_code_and_nothing_that_lay_about(system: System) -> None:
     told = system.train("sh", "-c", "find /app -type f -not -name '*.py'").split()
-    known = {"MLproject", "conda.yaml", "python_env.yaml", "requirements.txt", "requirements-server.txt"}
+    known = {
+        "MLproject",
+        "conda.yaml",
+        "python_env.yaml",
+        "requirements.txt",
+        "requirements-onnx.txt",
+        "requirements-server.txt",
+    }
     assert {Path(name).name for name in told} == known | {"haproxy.cfg", "log4j2.properties"}
 
 

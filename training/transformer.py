@@ -1,0 +1,414 @@
+"""The kind ``transformer``: a pretrained encoder, fine-tuned end to end.
+
+One training row in sixteen is left out, by the hash of its text: for early stopping, calibration and the choice of
+int8. What is registered has seen neither these rows nor the held-out ones, so that the held-out figures are its own.
+"""
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+import mlflow
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+from mlflow.entities import Metric
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from sentiment_model.encoder import TOKENIZER, EncoderScorer, Tokens, batches
+from training.encoder import (
+    PACKAGES,
+    Classifier,
+    export,
+    find_weights,
+    load,
+    log_odds_of,
+    score,
+    validation_rows,
+)
+from training.errors import TrainingError
+from training.kinds import Trained, copy_scorer
+from training.settings import Settings
+from training.steps import step
+
+USES = ("weights", "max_tokens", "epochs", "batch_size", "learning_rate", "precision", "seed")
+WARM_UP, WEIGHT_DECAY, CLIP, DROPOUT = 0.06, 0.01, 1.0, 0.1
+WINDOWS = 0.25  # the share of long texts of which a window at random is shown, in place of head and tail
+BUCKET = 50  # batches whose rows are sorted by length together
+EVALUATIONS = 3  # of the validation rows, in an epoch
+PATIENCE = 5  # evaluations without a better one, after which training stops
+CHECKPOINT_SECONDS = 120.0
+LOG_STEPS = 20
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A calibrated scorer in a folder of its own, what it is, and the weights from which a fine-tuning can go on."""
+
+    folder: TemporaryDirectory[str]
+    scorer: EncoderScorer
+    recipe: str
+    weights: TemporaryDirectory[str] | None
+
+
+def train(table: pd.DataFrame, settings: Settings) -> Trained:
+    """Fine-tune, export to ONNX, calibrate; judge what is exported on the rows that were not fitted on."""
+    made = fine_tune(table, settings)
+    left_out = validation_rows(table)
+    unseen = left_out | (table["split"] == "test").to_numpy()
+    log_odds = np.full(len(table), np.nan)
+    with step("score", f"{unseen.sum():,} reviews that were left out, by what is exported"):
+        log_odds[unseen] = log_odds_of(made.scorer, table["review"][unseen])
+    return Trained(
+        log_odds=log_odds,
+        seen=(table["split"] == "train").to_numpy(),
+        judged="validation",
+        recipe=made.recipe,
+        export=partial(copy_scorer, made.folder),
+        packages=PACKAGES,
+        weights=made.weights,
+    )
+
+
+def fine_tune(table: pd.DataFrame, settings: Settings) -> FineTuned:
+    """Fine-tune on the training rows but those of validation; export to ONNX, calibrate."""
+    with step("features", f"tokens of {len(table):,} reviews, weights {settings.weights}"):
+        left_out = validation_rows(table)
+        seen = (table["split"] == "train").to_numpy() & ~left_out
+        encoder, tokenizer = load(settings.weights)
+        made = TemporaryDirectory(prefix="transformer-")
+        tokenizer.backend_tokenizer.save(str(Path(made.name, TOKENIZER)))
+        tokens = Tokens(Path(made.name, TOKENIZER), settings.max_tokens)
+        rows, unseen = tokens(table["review"][seen]), tokens(table["review"][left_out])
+    y = (table["sentiment"] == "positive").to_numpy()
+    classifier = classifier_of(encoder, settings.seed)
+    size = sum(parameter.numel() for parameter in classifier.parameters()) / 1e6
+    with (
+        step("fit", f"fine-tuning {size:.1f} million parameters on {seen.sum():,} reviews"),
+        checkpoint(table, settings) as kept,
+    ):
+        tuning = FineTuning(classifier, tokens, settings, kept)
+        tuning.run(rows, y[seen], list(map(tokens.cut, unseen)), y[left_out])
+    with step("export", "ONNX, calibration, int8"):
+        exported = export(
+            classifier, tokenizer, settings.max_tokens, table[left_out], settings.precision, Path(made.name)
+        )
+    weights = TemporaryDirectory(prefix="weights-")
+    encoder.save_pretrained(weights.name)
+    tokenizer.save_pretrained(weights.name)
+    return FineTuned(
+        folder=made,
+        scorer=exported.scorer,
+        recipe=recipe(settings, size, tuning.steps, exported.precision),
+        weights=weights,
+    )
+
+
+def recipe(settings: Settings, size: float, steps: int, precision: str) -> str:
+    """Return what the model is, in a sentence."""
+    return (
+        f"A pretrained encoder of {size:.1f} million parameters (weights {settings.weights}) with a linear classifier on the mean "
+        f"of its last hidden states, fine-tuned end to end: {steps:,} steps of {settings.batch_size} texts, AdamW with "
+        f"learning rate {settings.learning_rate:g}, at most {settings.max_tokens} tokens of a text, a quarter of its head and "
+        f"the rest of its tail; {precision} in ONNX Runtime; calibration by length on rows left out of "
+        f"fitting; seed {settings.seed}."
+    )
+
+
+def classifier_of(encoder: PreTrainedModel, seed: int) -> Classifier:
+    """Return an encoder with a linear head on top, drawn at random."""
+    torch.manual_seed(seed)
+    linear = nn.Linear(encoder.config.hidden_size, 1)
+    nn.init.normal_(linear.weight, std=0.02)
+    nn.init.zeros_(linear.bias)
+    return Classifier(encoder, nn.Sequential(nn.Dropout(DROPOUT), linear))
+
+
+@contextmanager
+def checkpoint(table: pd.DataFrame, settings: Settings) -> Iterator[Path | None]:
+    """Give the file in which this training, and no other, is kept while it lasts; none if another run has it now.
+
+    It is removed when the block ends well.
+    """
+    digest = hashlib.sha256(torch.__version__.encode())
+    digest.update(json.dumps(settings.as_params(USES), sort_keys=True).encode())
+    for column in ("review", "sentiment", "split"):
+        digest.update("\0".join(table[column]).encode("utf-8", "surrogatepass"))
+    weights = find_weights(settings.weights)
+    if isinstance(weights, Path):
+        for file in sorted(weights.glob("*.safetensors")):
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    path = Path(settings.checkpoints, f"{digest.hexdigest()[:16]}.safetensors")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        click.echo("fit: another run trains the same now; this one keeps no checkpoints")
+        yield None
+        return
+    try:
+        yield path
+        path.unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+class FineTuning:
+    """Trains a classifier, from the checkpoint of a run that was killed if there is one.
+
+    Which texts are in a batch, and what is dropped in it, follows from the seed and the number of the step: a training that
+    was killed and goes on ends with the same weights as one that was not, on the same device.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        Ends with the best weights.
+    tokens : Tokens
+    settings : Settings
+    kept : Path, optional
+        Where the checkpoint is kept.
+
+    Attributes
+    ----------
+    classifier : Classifier
+    steps : int
+        That were taken.
+    """
+
+    def __init__(self, classifier: Classifier, tokens: Tokens, settings: Settings, kept: Path | None) -> None:
+        self.steps = 0
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.classifier = classifier.to(self._device)
+        self._tokens = tokens
+        self._settings = settings
+        self._kept = kept
+        decayed = [p for p in classifier.parameters() if p.ndim > 1]
+        others = [p for p in classifier.parameters() if p.ndim <= 1]
+        self._parameters = [*decayed, *others]
+        self._optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}],
+            lr=settings.learning_rate,
+            fused=True,
+        )
+        half = (
+            torch.bfloat16
+            if self._device.type == "cuda" and torch.cuda.is_bf16_supported()
+            else torch.float16
+        )
+        self._mixed = torch.autocast(self._device.type, half, enabled=self._device.type == "cuda")
+        scaled = self._device.type == "cuda" and half == torch.float16
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=scaled)
+        self._best: dict[str, Tensor] = {}
+        self._best_loss = math.inf
+        self._without_better = 0
+        self._curves: list[tuple[str, float, int]] = []
+
+    def run(
+        self, rows: list[list[int]], y: np.ndarray, unseen: list[list[int]], unseen_y: np.ndarray
+    ) -> None:
+        """Train until the epochs are over, or validation gets no better.
+
+        Parameters
+        ----------
+        rows : list of list of int, length n_rows
+            Tokens, without special ones.
+        y : ndarray of bool of shape (n_rows,)
+        unseen, unseen_y
+            The same of the validation rows, cut.
+
+        Raises
+        ------
+        TrainingError
+            If memory does not suffice, a GPU fails, or the loss is no number any more.
+        """
+        settings = self._settings
+        an_epoch = math.ceil(len(rows) / settings.batch_size)
+        total = an_epoch * settings.epochs
+        evaluate_each = max(1, an_epoch // EVALUATIONS)
+        self._resume()
+        saved = time.monotonic()
+        losses: list[float] = []
+        with (
+            self._told(),
+            tqdm(
+                total=total, initial=self.steps, desc="fine-tuning", unit=" steps", disable=None
+            ) as progress,
+        ):
+            while self.steps < total and self._without_better < PATIENCE:
+                epoch, at = divmod(self.steps, an_epoch)
+                if at == 0 or not losses:
+                    plan = self._plan(rows, epoch)
+                try:
+                    losses.append(self._step(rows, y, plan[at], total))
+                    self.steps += 1
+                    progress.update()
+                    if self.steps % LOG_STEPS == 0:
+                        mean = float(np.mean(losses[-LOG_STEPS:]))
+                        progress.set_postfix(loss=f"{mean:.3f}")
+                        self._log(loss=mean, learning_rate=self._optimizer.param_groups[0]["lr"])
+                    if self.steps % evaluate_each == 0 or self.steps == total:
+                        self._evaluate(unseen, unseen_y)
+                    if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                        self._save()
+                        saved = time.monotonic()
+                except KeyboardInterrupt:
+                    self._save()
+                    raise
+        if self.steps < total:
+            click.echo(
+                f"fit: stopped early after {self.steps:,} of {total:,} steps, validation got no better"
+            )
+        self.classifier.load_state_dict(self._best)
+
+    def _plan(self, rows: list[list[int]], epoch: int) -> list[np.ndarray]:
+        """Return the batches of an epoch: at random, but of about the same length each."""
+        random = np.random.default_rng([self._settings.seed, epoch])
+        size = self._settings.batch_size
+        lengths = np.minimum([len(row) for row in rows], self._tokens.room)
+        order = random.permutation(len(rows))
+        plan: list[np.ndarray] = []
+        for start in range(0, len(order), BUCKET * size):
+            part = order[start : start + BUCKET * size]
+            part = part[np.argsort(lengths[part], kind="stable")]
+            found = [part[at : at + size] for at in range(0, len(part), size)]
+            plan += [found[i] for i in random.permutation(len(found))]
+        return plan
+
+    def _step(self, rows: list[list[int]], y: np.ndarray, batch: np.ndarray, total: int) -> float:
+        random = np.random.default_rng([self._settings.seed, 1, self.steps])
+        torch.manual_seed(int(random.integers(2**63)))
+        warm_up = max(1, round(WARM_UP * total))
+        rate = min((self.steps + 1) / warm_up, (total - self.steps) / max(1, total - warm_up))
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._settings.learning_rate * rate
+        ((numbers, ids, mask),) = batches([self._shown(rows[row], random) for row in batch], len(batch))
+        wanted = torch.from_numpy(y[batch][numbers].astype(np.float32)).to(self._device)
+        self.classifier.train()
+        with self._mixed:
+            scores = self.classifier(
+                torch.from_numpy(ids).to(self._device), torch.from_numpy(mask).to(self._device)
+            )
+        loss = nn.functional.binary_cross_entropy_with_logits(scores.float(), wanted)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss.item()} in step {self.steps}; lower learning_rate ({self._settings.learning_rate:g})"
+            )
+        self._scaler.scale(loss).backward()
+        self._scaler.unscale_(self._optimizer)
+        nn.utils.clip_grad_norm_(self._parameters, CLIP)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad()
+        return float(loss.detach())
+
+    def _shown(self, ids: list[int], random: np.random.Generator) -> list[int]:
+        """Return head and tail of a text, or now and then a window of a long one."""
+        room = self._tokens.room
+        if len(ids) > room and random.random() < WINDOWS:
+            start = int(random.integers(len(ids) - room + 1))
+            ids = ids[start : start + room]
+        return self._tokens.cut(ids)
+
+    def _evaluate(self, unseen: list[list[int]], y: np.ndarray) -> None:
+        scores = score(self.classifier, unseen)
+        loss = float(np.logaddexp(0, np.where(y, -scores, scores)).mean())
+        self._log(validation_loss=loss, validation_accuracy=float(((scores >= 0) == y).mean()))
+        self._without_better += 1
+        if loss < self._best_loss or not self._best:
+            self._best_loss, self._without_better = loss, 0
+            self._best = {name: value.clone() for name, value in self.classifier.state_dict().items()}
+
+    def _log(self, **values: float) -> None:
+        found = [(f"curve/{name}", value, self.steps) for name, value in values.items()]
+        self._curves += found
+        _log_curves(found)
+
+    def _save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        if self._kept is None:
+            return
+        tensors = {f"now.{name}": value for name, value in self.classifier.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self._best.items()}
+        for number, parameter in enumerate(self._parameters):
+            for name, value in self._optimizer.state[parameter].items():
+                tensors[f"optimizer.{number}.{name}"] = value
+        state = {
+            "steps": self.steps,
+            "best_loss": self._best_loss,
+            "without_better": self._without_better,
+            "curves": self._curves,
+            "scaler": self._scaler.state_dict(),
+        }
+        part = self._kept.with_suffix(".part")
+        save_file(tensors, part, {"state": json.dumps(state)})
+        os.replace(part, self._kept)
+
+    def _resume(self) -> None:
+        if self._kept is None or not self._kept.is_file():
+            return
+        try:
+            with safe_open(self._kept, "pt", device=str(self._device)) as file:
+                state = json.loads(file.metadata()["state"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- it is no dict
+        except (SafetensorError, OSError, ValueError, LookupError):
+            click.echo("fit: the checkpoint of an earlier run cannot be read; from the beginning")
+            return
+        of = {part: {} for part in ("now", "best", "optimizer")}  # type: dict[str, dict[str, Tensor]]
+        for name, value in tensors.items():
+            part, _, rest = name.partition(".")
+            of[part][rest] = value
+        self.classifier.load_state_dict(of["now"])
+        self._best = of["best"]
+        for name, value in of["optimizer"].items():
+            number, _, of_it = name.partition(".")
+            self._optimizer.state[self._parameters[int(number)]][of_it] = value
+        self._scaler.load_state_dict(state["scaler"])
+        self.steps, self._best_loss = state["steps"], state["best_loss"]
+        self._without_better = state["without_better"]
+        self._curves = [(name, value, at) for name, value, at in state["curves"]]
+        _log_curves(self._curves)
+        click.echo(f"fit: an earlier run was broken off; going on from step {self.steps:,}")
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say in a line what to lower, or that a GPU was lost."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            little = isinstance(error, MemoryError | torch.OutOfMemoryError)
+            if little or "allocate memory" in reason or "out of memory" in reason:
+                raise TrainingError(
+                    f"memory does not suffice for {self._settings.batch_size} texts of {self._settings.max_tokens} tokens at "
+                    f"once ({reason}); lower batch_size or max_tokens"
+                ) from None
+            if self._device.type == "cuda":
+                raise TrainingError(
+                    f"the GPU failed in step {self.steps:,} ({reason}); the same command goes on from its last checkpoint"
+                ) from None
+            raise
+
+
+def _log_curves(curves: list[tuple[str, float, int]]) -> None:
+    active = mlflow.active_run()
+    if active is None:
+        return
+    now = int(time.time() * 1000)
+    metrics = [Metric(name, value, now, at) for name, value, at in curves]
+    for start in range(0, len(metrics), 1000):  # so many MLflow takes at once
+        mlflow.MlflowClient().log_batch(active.info.run_id, metrics[start : start + 1000])
