@@ -52,6 +52,11 @@ def plain(text: str) -> str:
     return text
 
 
+def encodable(text: str) -> str:
+    """Return ``text`` with a question mark for each lone surrogate, which is no character of UTF-8."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
 def tokenize(text: str) -> list[str]:
     """Return the words and the single punctuation marks of a raw text, in order.
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-from .cleaning import plain
+from .cleaning import encodable, plain
 from .scorers import read_settings
 
 MODEL = "encoder.onnx"
@@ -86,7 +86,7 @@ def _ends(text: str) -> str:
     text = plain(text)
     if len(text) > 2 * ENDS:
         text = f"{text[:ENDS]} {text[-ENDS:]}"
-    return text.encode("utf-8", "replace").decode()  # the tokenizer takes no lone surrogate
+    return encodable(text)  # the tokenizer takes no others
 
 
 def batches(rows: Sequence[Sequence[int]], size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -14,6 +14,8 @@ SETTINGS = "settings.json"
 # by the name that an exported scorer gives itself in its settings
 SCORERS = {
     "ngrams": ("ngrams", "NgramScorer"),
+    "hashing": ("hashing", "HashingScorer"),
+    "pipeline": ("pipeline", "PipelineScorer"),
     "encoder": ("encoder", "EncoderScorer"),
     "stack": ("stack", "StackScorer"),
 }

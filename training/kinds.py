@@ -5,6 +5,7 @@ A kind is a module of this room with ``USES``, the settings that it uses, and ``
 """
 
 import importlib
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,9 +23,12 @@ from training.settings import Settings
 
 KINDS = {
     "ngram": "training.ngram",
+    "hashing": "training.hashing",
+    "embedding": "training.embedding",
     "transformer": "training.transformer",
     "stack": "training.stack",
 }
+OWN = "training.pipeline"  # of a function of the user's, path.to.module:function
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class Trained:
         Columns ``ngram``, ``idf`` and ``weight``, where the model is a sum over n-grams.
     weights : TemporaryDirectory, optional
         A fine-tuned encoder as ``save_pretrained`` writes it, from which the setting ``weights`` can go on.
+    earlier : Series of str, optional
+        Hashes of the rows that a version which was gone on from has seen.
     """
 
     log_odds: np.ndarray
@@ -64,6 +70,7 @@ class Trained:
     pipeline: Pipeline | None = None
     ngrams: pd.DataFrame | None = None
     weights: TemporaryDirectory[str] | None = None
+    earlier: pd.Series | None = None
 
 
 class Kind(Protocol):
@@ -89,10 +96,13 @@ def kind(name: str) -> Kind:
     TrainingError
         If there is no such kind, or what it needs is not installed.
     """
-    if name not in KINDS:
-        raise TrainingError(f"model is {name!r}; expected {', '.join(KINDS)}")
+    module = KINDS.get(name) or (OWN if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name) else None)
+    if module is None:
+        raise TrainingError(
+            f"model is {name[:80]!r}; expected {', '.join(KINDS)}, or path.to.module:function of your own"
+        )
     try:
-        return cast(Kind, importlib.import_module(KINDS[name]))
+        return cast(Kind, importlib.import_module(module))
     except ModuleNotFoundError as error:
         raise TrainingError(
             f"model={name} needs {error.name}, which is not installed: 'make env-deep', or python -m pip install -r "

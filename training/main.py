@@ -12,6 +12,7 @@ from data.table import read_table
 from registry.store import connect
 from spark.session import master_option
 from training.errors import GateRefused, TrainingError
+from training.kinds import kind
 from training.options import limit_option, register_option, settings_options
 from training.promote import promote as promote_version
 from training.settings import Settings
@@ -47,6 +48,7 @@ def main(
     if register == "no" and promote == "always":
         raise TrainingError("promote=always needs register=yes: only a registered version can be promoted")
     chosen = Settings(**settings)
+    kind(chosen.model)  # that there is one
     client = connect(PATIENT)
     with run("sentiment"):
         with step("ingest", f"reviews from {source}"):

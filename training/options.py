@@ -89,6 +89,11 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Version to go on from: its hashing model, or for a stack its transformer; 0 for none.",
         ),
         click.option(
+            "--trust",
+            default=default.trust,
+            help="Types, between commas, that the fitted form of a pipeline of your own may hold.",
+        ),
+        click.option(
             "--cascade",
             type=YES_NO,
             default=default.cascade,
@@ -130,11 +135,32 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Most passes over the training rows.",
         ),
         click.option(
+            "--head",
+            type=click.Choice(["mlp", "logistic"]),
+            default=default.head,
+            show_default=True,
+            help="Of the model embedding: a small deep network, or logistic regression.",
+        ),
+        click.option(
             "--max-tokens",
             type=Number(int, 8, 8192),
             default=default.max_tokens,
             show_default=True,
             help="Of a text that a transformer reads: a quarter of them from its head, the rest from its tail.",
+        ),
+        click.option(
+            "--passes",
+            type=Number(int, 1, 1000),
+            default=default.passes,
+            show_default=True,
+            help="Of the model hashing over its training rows.",
+        ),
+        click.option(
+            "--n-features",
+            type=Number(int, 2, 2**28),
+            default=default.n_features,
+            show_default=True,
+            help="To which the model hashing hashes n-grams.",
         ),
         click.option(
             "--weights",
@@ -144,10 +170,9 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--model",
-            type=click.Choice(list(KINDS)),
             default=default.model,
             show_default=True,
-            help="Which kind of model.",
+            help=f"Which kind: {', '.join(KINDS)}, or path.to.module:function of your own.",
         ),
     ):
         command = option(command)

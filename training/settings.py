@@ -18,12 +18,16 @@ class Settings:
     alpha: float = 0.1
     C: float = 30.0
     seed: int = 0
+    n_features: int = 2**20
+    passes: int = 5
     weights: str = "minilm"
     max_tokens: int = 128
+    head: str = "mlp"
     epochs: int = 2
     batch_size: int = 16
     learning_rate: float = 8e-5
     precision: str = "auto"
+    trust: str = ""
     cascade: str = "yes"
     warm_start: int = 0
     checkpoints: str = "data/checkpoints"

@@ -19,15 +19,17 @@ from sentiment_model.stack import ENCODER, NGRAMS, StackScorer, combine, feature
 from sentiment_model.stack import Settings as Combination
 from training import ngram, transformer
 from training import settings as chosen
-from training.encoder import SCORER, validation_rows, with_progress
+from training.encoder import PACKAGES as NETWORK_PACKAGES
+from training.encoder import SCORER, Network
 from training.errors import TrainingError
 from training.export import write_settings
 from training.kinds import Trained
 from training.steps import step
+from training.validation import validation_rows, with_progress
 from training.warm_start import registered
 
 USES = (*ngram.USES[:-1], *transformer.USES[:-1], "cascade", "warm_start", "seed")
-PACKAGES = (*ngram.PACKAGES, *transformer.PACKAGES)
+PACKAGES = (*ngram.PACKAGES, *NETWORK_PACKAGES)
 # what the cascade may cost on the validation rows: their share, and log-loss relative to that of always asking both
 ACCURACY, LOG_LOSS = 0.001, 1.01
 AGREE = 1e-4
@@ -36,7 +38,7 @@ REGULARISATION = 1.0
 
 def train(table: pd.DataFrame, settings: chosen.Settings) -> Trained:
     """Train both, or take a registered transformer; combine them, and judge the combination on the held-out rows."""
-    network = _network(table, settings)
+    network, earlier = _network(table, settings)
     grams = ngram.train(table, settings)
     left_out = validation_rows(table)
     asked = left_out | (table["split"] == "test").to_numpy()
@@ -59,17 +61,17 @@ def train(table: pd.DataFrame, settings: chosen.Settings) -> Trained:
         packages=PACKAGES,
         ngrams=grams.ngrams,
         weights=network.weights,
+        earlier=earlier,
     )
 
 
-def _network(table: pd.DataFrame, settings: chosen.Settings) -> transformer.FineTuned:
+def _network(table: pd.DataFrame, settings: chosen.Settings) -> tuple[Network, pd.Series | None]:
     if not settings.warm_start:
-        return transformer.fine_tune(table, settings)
+        return transformer.fine_tune(table, settings), None
     number = settings.warm_start
-    folder = registered(number, SCORER, "transformer", table).folder
-    return transformer.FineTuned(
-        folder, EncoderScorer.load(Path(folder.name)), f"The transformer of version {number}.", None
-    )
+    version = registered(number, SCORER, "transformer", table)
+    scorer = EncoderScorer.load(Path(version.folder.name))
+    return Network(version.folder, scorer, f"The transformer of version {number}.", None), version.seen
 
 
 def fit(both: np.ndarray, y: np.ndarray, cascade: bool) -> Combination:
@@ -124,7 +126,7 @@ def recipe(grams: str, network: str, by: Combination) -> str:
 
 
 def _export(
-    grams: Trained, network: transformer.FineTuned, by: Combination, folder: Path, check_on: pd.Series
+    grams: Trained, network: Network, by: Combination, folder: Path, check_on: pd.Series
 ) -> StackScorer:
     """Write both scorers and their combination.
 

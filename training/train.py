@@ -103,7 +103,7 @@ def train(table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> C
         scorer_folder.mkdir()
         scorer = trained.export(scorer_folder, held_out["review"])
         write_examples(scorer, scorer_folder)
-        digest = log_predictions(held_out, table[trained.seen], Path(folder))
+        digest = log_predictions(held_out, table[trained.seen], trained.earlier, Path(folder))
         if trained.pipeline is not None:
             log_pipeline(trained.pipeline, Path(folder))
         card = model_card(trained, summary, scores, unseen, strongest, answer_to_nothing(scorer))
@@ -166,7 +166,9 @@ def log_context(
     )
 
 
-def log_predictions(held_out: pd.DataFrame, seen: pd.DataFrame, folder: Path) -> str:
+def log_predictions(
+    held_out: pd.DataFrame, seen: pd.DataFrame, earlier: pd.Series | None, folder: Path
+) -> str:
     """Log held-out predictions and trained-on rows by row hash; return the digest of the former."""
     predictions = folder / Path(HELD_OUT).name
     held_out.assign(row=held_out["review"].map(row_hash))[
@@ -174,7 +176,10 @@ def log_predictions(held_out: pd.DataFrame, seen: pd.DataFrame, folder: Path) ->
     ].to_parquet(predictions, index=False)
     mlflow.log_artifact(str(predictions), str(Path(HELD_OUT).parent))
     trained_on = folder / Path(TRAINED_ON).name
-    pd.DataFrame({"row": seen["review"].map(row_hash)}).to_parquet(trained_on, index=False)
+    rows = seen["review"].map(row_hash)
+    if earlier is not None:
+        rows = pd.concat([earlier, rows]).drop_duplicates()
+    pd.DataFrame({"row": rows}).to_parquet(trained_on, index=False)
     mlflow.log_artifact(str(trained_on), str(Path(TRAINED_ON).parent))
     return file_digest(predictions)
 
@@ -232,6 +237,7 @@ def register_candidate(candidate: Candidate) -> int:
 def main(data: Path, limit: int, register: str, **settings: Any) -> None:
     """Run the entry point."""
     chosen = Settings(**settings)
+    kind(chosen.model)  # that there is one
     table, summary = pick(read_table(data), limit, chosen.seed), read_summary(data)
     connect(PATIENT)
     with run("train"):

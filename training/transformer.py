@@ -11,8 +11,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,21 +27,21 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from sentiment_model.encoder import TOKENIZER, EncoderScorer, Tokens, batches
+from sentiment_model.encoder import TOKENIZER, Tokens, batches
 from training.encoder import (
-    PACKAGES,
     Classifier,
+    Network,
     export,
     find_weights,
+    judged,
     load,
-    log_odds_of,
     score,
-    validation_rows,
 )
 from training.errors import TrainingError
-from training.kinds import Trained, copy_scorer
+from training.kinds import Trained
 from training.settings import Settings
 from training.steps import step
+from training.validation import validation_rows
 
 USES = ("weights", "max_tokens", "epochs", "batch_size", "learning_rate", "precision", "seed")
 WARM_UP, WEIGHT_DECAY, CLIP, DROPOUT = 0.06, 0.01, 1.0, 0.1
@@ -55,36 +53,12 @@ CHECKPOINT_SECONDS = 120.0
 LOG_STEPS = 20
 
 
-@dataclass(frozen=True)
-class FineTuned:
-    """A calibrated scorer in a folder of its own, what it is, and the weights from which a fine-tuning can go on."""
-
-    folder: TemporaryDirectory[str]
-    scorer: EncoderScorer
-    recipe: str
-    weights: TemporaryDirectory[str] | None
-
-
 def train(table: pd.DataFrame, settings: Settings) -> Trained:
     """Fine-tune, export to ONNX, calibrate; judge what is exported on the rows that were not fitted on."""
-    made = fine_tune(table, settings)
-    left_out = validation_rows(table)
-    unseen = left_out | (table["split"] == "test").to_numpy()
-    log_odds = np.full(len(table), np.nan)
-    with step("score", f"{unseen.sum():,} reviews that were left out, by what is exported"):
-        log_odds[unseen] = log_odds_of(made.scorer, table["review"][unseen])
-    return Trained(
-        log_odds=log_odds,
-        seen=(table["split"] == "train").to_numpy(),
-        judged="validation",
-        recipe=made.recipe,
-        export=partial(copy_scorer, made.folder),
-        packages=PACKAGES,
-        weights=made.weights,
-    )
+    return judged(fine_tune(table, settings), table)
 
 
-def fine_tune(table: pd.DataFrame, settings: Settings) -> FineTuned:
+def fine_tune(table: pd.DataFrame, settings: Settings) -> Network:
     """Fine-tune on the training rows but those of validation; export to ONNX, calibrate."""
     with step("features", f"tokens of {len(table):,} reviews, weights {settings.weights}"):
         left_out = validation_rows(table)
@@ -110,7 +84,7 @@ def fine_tune(table: pd.DataFrame, settings: Settings) -> FineTuned:
     weights = TemporaryDirectory(prefix="weights-")
     encoder.save_pretrained(weights.name)
     tokenizer.save_pretrained(weights.name)
-    return FineTuned(
+    return Network(
         folder=made,
         scorer=exported.scorer,
         recipe=recipe(settings, size, tuning.steps, exported.precision),

@@ -28,11 +28,12 @@ from training.promote import promote
 from training.settings import Settings
 from training.train import Candidate, train
 
-DEEP = {"transformer", "stack"}
-EXPLAINED = {"ngram"}
-ALL = [pytest.param(name, marks=pytest.mark.deep) if name in DEEP else name for name in KINDS]
+DEEP = {"embedding", "transformer", "stack"}
+EXPLAINED = {"ngram", "hashing"}
+OWN = "tests.pipelines:tfidf"
+ALL = [pytest.param(name, marks=pytest.mark.deep) if name in DEEP else name for name in (*KINDS, OWN)]
 # the log-odds of a text, alone and beside others: exact in all kinds but where float32 is summed side by side
-WITHIN = {"transformer": 1e-5, "stack": 1e-5}
+WITHIN = dict.fromkeys(DEEP, 1e-5) | {OWN: 1e-12}
 TEXTS = [
     "A wonderful film.",
     "dull " * 400,
@@ -112,10 +113,16 @@ def log_odds(rows: list[dict[str, object]]) -> np.ndarray:
 
 def test_it_loads_without_pickle_and_without_what_trained_it(artifact: Path, tmp_path: Path) -> None:
     program = (
-        "import json, sys, mlflow.pyfunc, pandas as pd\n"
+        "import sys\n"
+        "class NotThere:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'transformers', 'onnx', 'safetensors'):\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, NotThere())\n"
+        "import json, mlflow.pyfunc, pandas as pd\n"
         "model = mlflow.pyfunc.load_model(sys.argv[1])\n"
         "rows = model.predict(pd.DataFrame({'text': ['A wonderful film.', None]}))\n"
-        "there = {'training', 'sentiment_model', 'torch', 'transformers', 'onnx', 'safetensors'} & set(sys.modules)\n"
+        "there = {'training', 'sentiment_model'} & set(sys.modules)\n"
         "print(json.dumps([rows, sorted(there)]))\n"
     )
     environment = os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
@@ -140,7 +147,7 @@ def test_it_loads_without_pickle_and_without_what_trained_it(artifact: Path, tmp
 
 
 def test_no_file_of_it_is_a_pickle_or_names_this_machine(artifact: Path, tmp_path: Path) -> None:
-    allowed = {".py", ".json", ".yaml", ".txt", ".parquet", ".onnx", ""}
+    allowed = {".py", ".json", ".yaml", ".txt", ".parquet", ".onnx", ".skops", ""}
     for path in artifact.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
@@ -306,7 +313,7 @@ def test_a_kind_that_is_not_known_is_refused() -> None:
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    for module in ("training.transformer", "training.encoder", "training.stack"):
+    for module in ("training.embedding", "training.transformer", "training.encoder", "training.stack"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     with pytest.raises(TrainingError, match=r"model=transformer needs torch, .*'make env-deep'"):
         kind("transformer")

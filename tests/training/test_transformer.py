@@ -15,6 +15,7 @@ from tests.conftest import SUMMARY
 from training.errors import TrainingError
 from training.settings import Settings
 from training.train import train
+from training.validation import validation_rows
 from training.warm_start import registered
 
 pytestmark = pytest.mark.deep
@@ -23,7 +24,7 @@ torch = pytest.importorskip("torch", reason="PyTorch (make env-deep) is not inst
 from safetensors.torch import load_file  # noqa: E402 -- once it is known to be there
 
 from training import transformer  # noqa: E402
-from training.encoder import Tokens, export, find_weights, load, validation_rows  # noqa: E402
+from training.encoder import Tokens, export, find_weights, load  # noqa: E402
 
 
 @pytest.fixture

@@ -1,0 +1,77 @@
+"""A scikit-learn pipeline of the user's own, written by skops: its types are checked before one of them is made."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import skops.io
+
+from .cleaning import tokenize
+from .scorers import read_settings
+
+PIPELINE = "pipeline.skops"
+
+
+@dataclass(frozen=True)
+class Settings:
+    r"""What a scorer needs beside its pipeline.
+
+    A text of :math:`k` words and marks for which the pipeline says :math:`s` has the log-odds
+    :math:`a \tanh(s / \sigma) + b\,(s / \sigma) \log(1 + k) + c`.
+
+    Attributes
+    ----------
+    trusted : list of str
+        Types that skops does not know to be harmless, which whoever trained has agreed to. No other is loaded.
+    scale, saturating, growing, intercept : float
+        Calibration: :math:`\sigma`, :math:`a`, :math:`b` and :math:`c`.
+    """
+
+    trusted: list[str]
+    scale: float
+    saturating: float
+    growing: float
+    intercept: float
+
+
+def scores(pipeline: Any, texts: list[str]) -> np.ndarray:
+    """Return what a fitted classifier of raw texts says for *positive*, as log-odds or like them, of shape (n_texts,)."""
+    if hasattr(pipeline, "decision_function"):
+        return np.asarray(pipeline.decision_function(texts), float)
+    positive = np.clip(np.asarray(pipeline.predict_proba(texts), float)[:, 1], 1e-9, 1 - 1e-9)
+    return np.log(positive) - np.log1p(-positive)
+
+
+class PipelineScorer:
+    """A fitted pipeline of raw texts, and its calibration.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+    settings : Settings
+    """
+
+    most_rows = 20_000
+
+    def __init__(self, pipeline: Any, settings: Settings) -> None:
+        self._pipeline = pipeline
+        self.settings = settings
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a scorer from the folder that training exported."""
+        _, found = read_settings(folder)
+        settings = Settings(**found)
+        return cls(skops.io.load(folder / PIPELINE, trusted=settings.trusted), settings)
+
+    def log_odds(self, texts: Iterable[str]) -> np.ndarray:
+        """Return the calibrated log-odds of *positive*, of shape (n_texts,)."""
+        texts = list(texts)
+        if not texts:
+            return np.empty(0)
+        by = self.settings
+        scaled = scores(self._pipeline, texts) / by.scale
+        words = np.array([len(tokenize(text)) for text in texts], float)
+        return by.saturating * np.tanh(scaled) + by.growing * scaled * np.log1p(words) + by.intercept

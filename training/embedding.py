@@ -1,0 +1,104 @@
+"""The kind ``embedding``: a frozen sentence encoder, and a small classifier of scikit-learn on its vectors.
+
+The classifier becomes the head of the network: what is exported is one ONNX graph, as that of a fine-tuned encoder.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.linear_model import LogisticRegressionCV
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+from torch import nn
+
+from sentiment_model.encoder import TOKENIZER, Tokens
+from training.encoder import Classifier, Network, embeddings, export, judged, load
+from training.kinds import Trained
+from training.settings import Settings
+from training.steps import step
+from training.validation import validation_rows
+
+USES = ("weights", "max_tokens", "head", "precision", "seed")
+HIDDEN, ALPHA, ITERATIONS = 64, 1.0, 100  # of the deep head: units, L2 penalty, most passes
+STRENGTHS = np.logspace(-4, 1, 6)  # of which cross-validation chooses, for logistic regression
+
+
+def train(table: pd.DataFrame, settings: Settings) -> Trained:
+    """Embed the training rows, fit the head, export to ONNX, calibrate; judge what is exported."""
+    return judged(fit(table, settings), table)
+
+
+def fit(table: pd.DataFrame, settings: Settings) -> Network:
+    """Fit the head on the training rows but those of validation; export to ONNX, calibrate."""
+    left_out = validation_rows(table)
+    seen = (table["split"] == "train").to_numpy() & ~left_out
+    made = TemporaryDirectory(prefix="embedding-")
+    with step("features", f"vectors of {seen.sum():,} reviews, weights {settings.weights}"):
+        encoder, tokenizer = load(settings.weights)
+        tokenizer.backend_tokenizer.save(str(Path(made.name, TOKENIZER)))
+        tokens = Tokens(Path(made.name, TOKENIZER), settings.max_tokens)
+        network = Classifier(encoder, nn.Identity())
+        if torch.cuda.is_available():
+            network.cuda()
+        vectors = embeddings(network, [tokens.cut(ids) for ids in tokens(table["review"][seen])])
+    with step("fit", f"head {settings.head} on vectors of {vectors.shape[1]} numbers"), threadpool_limits(1):
+        head = _head(settings).fit(vectors, (table["sentiment"][seen] == "positive").to_numpy())
+    with step("export", "ONNX, calibration, int8"):
+        exported = export(
+            Classifier(encoder, as_layers(head)),
+            tokenizer,
+            settings.max_tokens,
+            table[left_out],
+            settings.precision,
+            Path(made.name),
+        )
+    deep = f"a network of {HIDDEN} hidden units" if settings.head == "mlp" else "logistic regression"
+    recipe = (
+        f"A frozen sentence encoder (weights {settings.weights}), at most {settings.max_tokens} tokens of a text, a quarter of its "
+        f"head and the rest of its tail, and {deep} on the mean of its last hidden states; {exported.precision} in ONNX Runtime; "
+        f"calibration by length on rows left out of fitting; seed {settings.seed}."
+    )
+    return Network(made, exported.scorer, recipe, None)
+
+
+def _head(settings: Settings) -> Pipeline:
+    if settings.head == "mlp":
+        classifier = MLPClassifier(
+            (HIDDEN,), alpha=ALPHA, early_stopping=True, max_iter=ITERATIONS, random_state=settings.seed
+        )
+    else:
+        classifier = LogisticRegressionCV(
+            Cs=STRENGTHS,
+            scoring="neg_log_loss",
+            use_legacy_attributes=False,
+            l1_ratios=(0,),
+            random_state=settings.seed,
+        )
+    return make_pipeline(StandardScaler(), classifier)
+
+
+def as_layers(head: Pipeline) -> nn.Sequential:
+    """Return a fitted scaler and classifier as layers from vectors to log-odds of *positive*."""
+    scaler, classifier = head[0], head[-1]
+    if isinstance(classifier, MLPClassifier):
+        weights, biases = classifier.coefs_, classifier.intercepts_
+    else:
+        weights, biases = [classifier.coef_.reshape(1, -1).T], [classifier.intercept_.reshape(-1)]
+    layers: list[nn.Module] = []
+    for number, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        if number == 0:  # the scaler is a part of the first layer
+            weight = weight / scaler.scale_[:, None]
+            bias = bias - scaler.mean_ @ weight
+        else:
+            layers.append(nn.ReLU())
+        layer = nn.Linear(*weight.shape)
+        with torch.no_grad():
+            layer.weight.copy_(torch.from_numpy(weight.T))
+            layer.bias.copy_(torch.from_numpy(bias))
+        layers.append(layer)
+    return nn.Sequential(*layers)

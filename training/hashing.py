@@ -1,0 +1,143 @@
+"""The kind ``hashing``: hashed n-grams and an online linear model, which can go on from a registered version."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import scipy.sparse as sp
+from sklearn.linear_model import SGDClassifier
+from tqdm import tqdm
+
+from data.table import row_hash
+from sentiment_model.hashing import WEIGHTS, HashingScorer, vectorizer
+from sentiment_model.hashing import Settings as Scoring
+from training.calibration import LengthCalibration
+from training.errors import TrainingError
+from training.export import write_settings
+from training.kinds import Trained
+from training.settings import Settings
+from training.steps import step
+from training.validation import judge, validation_rows
+from training.warm_start import registered
+
+USES = ("ngram_max", "n_features", "passes", "warm_start", "seed")
+PACKAGES = ("numba", "scikit-learn", "scipy")
+SCORER = "hashing"
+BATCH = 1_000
+ALPHA = 1e-7
+RATE, DECAY = (
+    30.0,
+    0.25,
+)  # of the steps: the first one's size, and the power of the number of rows that they shrink with
+
+
+def train(table: pd.DataFrame, settings: Settings) -> Trained:
+    """Fit on one batch of training rows after the other, calibrate on those of validation, judge what is exported."""
+    left_out = validation_rows(table)
+    fitted = (table["split"] == "train").to_numpy() & ~left_out
+    linear = _linear(settings)
+    before, earlier = "", None
+    if settings.warm_start:
+        number = settings.warm_start
+        version = registered(number, SCORER, "hashing", table)
+        earlier = version.seen
+        scorer = HashingScorer.load(Path(version.folder.name))
+        _go_on(linear, scorer, settings)
+        fitted &= ~table["review"].map(row_hash).isin(version.seen).to_numpy()
+        before = f" on top of version {number}, which had seen {len(version.seen):,}"
+        if not fitted.any():
+            raise TrainingError(
+                f"warm_start={number}: version {number} has seen all training rows already; give new ones (source)"
+            )
+    rows = table[fitted]
+    with step("fit", f"{settings.passes} passes over {len(rows):,} reviews{before}"):
+        _fit(linear, rows, settings)
+    made = TemporaryDirectory(prefix="hashing-")
+    with step("export", "calibration"):
+        scorer = _export(linear, table[left_out], settings, Path(made.name))
+    recipe = (
+        f"Cleaning, 1- to {settings.ngram_max}-grams of words and punctuation, hashed to {settings.n_features:,} features (binary, "
+        f"Euclidean norm), logistic regression by stochastic gradient descent: {settings.passes} passes over "
+        f"{len(rows):,} reviews{before}; calibration by length on rows left out of fitting; seed {settings.seed}."
+    )
+    return replace(judge(scorer, made, recipe, PACKAGES, table), earlier=earlier)
+
+
+def _linear(settings: Settings) -> SGDClassifier:
+    return SGDClassifier(
+        loss="log_loss",
+        alpha=ALPHA,
+        learning_rate="invscaling",
+        eta0=RATE,
+        power_t=DECAY,
+        random_state=settings.seed,
+    )
+
+
+def _go_on(linear: SGDClassifier, scorer: HashingScorer, settings: Settings) -> None:
+    """Give a classifier what the one of a registered version had learnt, in the attributes that `partial_fit` keeps."""
+    by = scorer.settings
+    for name in ("ngram_max", "n_features"):
+        if getattr(by, name) != getattr(settings, name):
+            raise TrainingError(
+                f"warm_start={settings.warm_start}: that version has {name}={getattr(by, name)}; give the same"
+            )
+    linear.classes_ = np.array([False, True])
+    linear.n_features_in_ = by.n_features
+    linear.coef_ = scorer.weights.astype(float).reshape(1, -1)
+    linear.intercept_ = np.array([by.bias])
+    linear.t_ = by.updates
+
+
+def _fit(linear: SGDClassifier, rows: pd.DataFrame, settings: Settings) -> None:
+    with tqdm(total=settings.passes * len(rows), desc="fit", unit=" reviews", disable=None) as progress:
+        for number in range(settings.passes):
+            order = np.random.default_rng([settings.seed, number]).permutation(len(rows))
+            for X, y in _batches(rows.iloc[order], settings):
+                linear.partial_fit(X, y, classes=[False, True])
+                progress.update(len(y))
+
+
+def _batches(rows: pd.DataFrame, settings: Settings) -> Iterator[tuple[sp.csr_matrix, np.ndarray]]:
+    hashed = vectorizer(settings.ngram_max, settings.n_features)
+    for start in range(0, len(rows), BATCH):
+        some = rows.iloc[start : start + BATCH]
+        yield hashed.transform(some["review"]), (some["sentiment"] == "positive").to_numpy()
+
+
+def _export(
+    linear: SGDClassifier, validation: pd.DataFrame, settings: Settings, folder: Path
+) -> HashingScorer:
+    """Write the weights, calibrated on the validation rows, and return the scorer as it is read back."""
+    pq.write_table(
+        pa.table({"weight": linear.coef_[0].astype(np.float32)}), folder / WEIGHTS, compression="zstd"
+    )
+    raw = Scoring(
+        ngram_max=settings.ngram_max,
+        n_features=settings.n_features,
+        updates=float(linear.t_),
+        bias=float(linear.intercept_[0]),
+        scale=1.0,
+        saturating=0.0,
+        growing=0.0,
+        intercept=0.0,
+    )
+    write_settings(folder, SCORER, asdict(raw))
+    scorer = HashingScorer.load(folder)
+    scored = [(*scorer.scores(X), y) for X, y in _batches(validation, settings)]
+    scores, known, y = map(np.concatenate, zip(*scored, strict=True))
+    found = LengthCalibration().fit(scores, known, y)
+    calibrated = replace(
+        raw,
+        scale=found.scale_,
+        saturating=found.saturating_,
+        growing=found.growing_,
+        intercept=found.intercept_,
+    )
+    write_settings(folder, SCORER, asdict(calibrated))
+    return HashingScorer.load(folder)

@@ -1,0 +1,89 @@
+"""The training rows that some kinds leave out of fitting, and the judgement of a model that is not fitted once more."""
+
+from collections.abc import Callable
+from functools import partial
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from data.table import row_hash
+from sentiment_model.scorers import Scorer
+from training.errors import TrainingError
+from training.kinds import Trained, copy_scorer
+from training.steps import step
+
+VALIDATION_SHARE = 16  # one training row of so many is left out, for early stopping, calibration and choices
+SLICE = 256
+
+
+def validation_rows(table: pd.DataFrame) -> np.ndarray:
+    """Return which training rows are left out of fitting: by the hash of the text, the same for ever.
+
+    Raises
+    ------
+    TrainingError
+        If there are not at least ten of each class.
+    """
+    left_out = table["review"].map(row_hash).map(lambda digits: int(digits, 16) % VALIDATION_SHARE == 0)
+    chosen = ((table["split"] == "train") & left_out).to_numpy()
+    for label in ("positive", "negative"):
+        there = int((table["sentiment"][chosen] == label).sum())
+        if there < 10:
+            raise TrainingError(
+                f"{there} {label} rows are left for validation, one in {VALIDATION_SHARE} of the training rows; at least 10 "
+                "are needed: give more rows (limit)"
+            )
+    return chosen
+
+
+def judge(
+    scorer: Scorer,
+    folder: TemporaryDirectory[str],
+    recipe: str,
+    packages: tuple[str, ...],
+    table: pd.DataFrame,
+) -> Trained:
+    """Judge an exported scorer on the rows that it was not fitted on.
+
+    Parameters
+    ----------
+    scorer : Scorer
+        Fitted on the training rows but those of validation, on which it was calibrated.
+    folder : TemporaryDirectory
+        Where it was exported to.
+    recipe, packages
+        As in :class:`training.kinds.Trained`.
+    table : DataFrame
+    """
+    unseen = validation_rows(table) | (table["split"] == "test").to_numpy()
+    log_odds = np.full(len(table), np.nan)
+    with step("score", f"{unseen.sum():,} reviews that were left out, by what is exported"):
+        log_odds[unseen] = log_odds_of(scorer, table["review"][unseen])
+    return Trained(
+        log_odds=log_odds,
+        seen=(table["split"] == "train").to_numpy(),
+        judged="validation",
+        recipe=recipe,
+        export=partial(copy_scorer, folder),
+        packages=packages,
+    )
+
+
+def with_progress(
+    scores: Callable[[pd.Series], tuple[np.ndarray, ...]], texts: pd.Series
+) -> tuple[np.ndarray, ...]:
+    """Return what ``scores`` gives for some texts, asked for a slice at a time behind a progress bar."""
+    found = []
+    with tqdm(total=len(texts), desc="scoring", unit=" reviews", disable=None) as progress:
+        for start in range(0, len(texts), SLICE):
+            found.append(scores(texts[start : start + SLICE]))
+            progress.update(len(found[-1][0]))
+    return tuple(map(np.concatenate, zip(*found, strict=True)))
+
+
+def log_odds_of(scorer: Scorer, texts: pd.Series) -> np.ndarray:
+    """Return the log-odds of some texts, of shape (n_texts,), behind a progress bar."""
+    (found,) = with_progress(lambda some: (scorer.log_odds(some),), texts)
+    return found
