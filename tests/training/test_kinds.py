@@ -287,6 +287,7 @@ def test_a_champion_of_one_kind_is_challenged_by_another_and_rollback_goes_back(
     assert [version.number for version in in_production(client)] == [others[0]]
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("model", ["stack"], indirect=True)
 def test_mlflow_models_serve_answers(model: str, artifact: Path) -> None:
     """The command of the mission on a version with two scorers in it."""
