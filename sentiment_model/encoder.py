@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 from tokenizers import Tokenizer
 
 from .cleaning import encodable, plain
@@ -152,5 +153,8 @@ class EncoderScorer:
         rows = [self._tokens.cut(ids) for ids in self._tokens(texts)]
         scores = np.empty(len(rows))
         for numbers, ids, mask in batches(rows, BATCH if self.settings.batched else 1):
-            scores[numbers] = self._session.run(["score"], {"ids": ids, "mask": mask})[0]
+            try:
+                scores[numbers] = self._session.run(["score"], {"ids": ids, "mask": mask})[0]
+            except RuntimeException as error:
+                raise MemoryError(str(error)) from None  # else it runs whatever tokens it is given
         return scores, np.array([len(row) for row in rows], float)

@@ -39,7 +39,7 @@ def fit(table: pd.DataFrame, settings: Settings) -> Network:
     seen = (table["split"] == "train").to_numpy() & ~left_out
     made = TemporaryDirectory(prefix="embedding-")
     with step("features", f"vectors of {seen.sum():,} reviews, weights {settings.weights}"):
-        encoder, tokenizer = load(settings.weights)
+        encoder, tokenizer = load(settings.weights, settings.max_tokens)
         tokenizer.backend_tokenizer.save(str(Path(made.name, TOKENIZER)))
         tokens = Tokens(Path(made.name, TOKENIZER), settings.max_tokens)
         network = Classifier(encoder, nn.Identity())

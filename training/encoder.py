@@ -92,13 +92,13 @@ def find_weights(weights: str) -> Path | str:
     return folder
 
 
-def load(weights: str) -> tuple[PreTrainedModel, TokenizersBackend]:
+def load(weights: str, max_tokens: int) -> tuple[PreTrainedModel, TokenizersBackend]:
     """Return a pretrained encoder and its tokenizer. Only safetensors are read, and no code of a model is run.
 
     Raises
     ------
     TrainingError
-        If they are missing, corrupt or not those of an encoder.
+        If they are missing, corrupt or not those of an encoder, or it reads fewer than ``max_tokens`` at once.
     """
     found = find_weights(weights)
     where = {"local_files_only": isinstance(found, Path), "trust_remote_code": False}
@@ -129,6 +129,9 @@ def load(weights: str) -> tuple[PreTrainedModel, TokenizersBackend]:
         )
     if not isinstance(tokenizer, TokenizersBackend):
         raise TrainingError(f"weights={weights} have no fast tokenizer (tokenizer.json), which serving needs")
+    positions = getattr(config, "max_position_embeddings", max_tokens)
+    if max_tokens > positions:
+        raise TrainingError(f"max_tokens is {max_tokens}; weights={weights} read at most {positions}")
     return encoder, tokenizer
 
 

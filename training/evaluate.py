@@ -24,6 +24,8 @@ from training.plots import judgement_plots
 from training.steps import run, step
 from training.train import TRAINED_ON
 
+SLOWEST = 5.0  # rows a second that a version must answer
+
 
 def evaluate(version: Version, table: pd.DataFrame) -> dict[str, float]:
     """Score the rows that ``version`` was not trained on with its own code, and log to the active run.
@@ -57,7 +59,8 @@ def evaluate(version: Version, table: pd.DataFrame) -> dict[str, float]:
     rows = table[~seen].reset_index(drop=True)
     what = f"{len(rows):,} rows, by the version's own code in its own process"
     with step("score", what), tempfile.TemporaryDirectory() as folder:
-        answers = predict(fetch(version, Path(folder)), rows["review"])
+        patient = max(1800.0, len(rows) / SLOWEST)
+        answers = predict(fetch(version, Path(folder)), rows["review"], timeout=patient)
     failed = answers["sentiment"].isna()
     if failed.any():
         click.echo(

@@ -1,7 +1,7 @@
 """What a user may set, for all kinds of model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
@@ -37,3 +37,12 @@ class Settings:
     def as_params(self, uses: Sequence[str]) -> dict[str, str | int | float]:
         """Return the kind and the settings that it uses, under the names of the MLproject parameters."""
         return {name: getattr(self, name) for name in ("model", *uses)}
+
+    def unused(self, uses: Sequence[str]) -> list[str]:
+        """Return what was set otherwise than by default and is of no use to a kind with these settings."""
+        always = {"model", "engine", "master", "checkpoints", *uses}
+        return [
+            f"{field.name}={getattr(self, field.name)}"
+            for field in fields(self)
+            if field.name not in always and getattr(self, field.name) != field.default
+        ]

@@ -31,6 +31,7 @@ from sentiment_model.contract import answer
 from sentiment_model.scorers import Scorer
 from spark.session import master_option
 from training.card import model_card
+from training.errors import TrainingError
 from training.explain import confident_mistakes, strongest_ngrams
 from training.export import log_model, write_examples
 from training.gate import HELD_OUT, HELD_OUT_DIGEST
@@ -74,6 +75,10 @@ def train(table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> C
     """
     chosen = kind(settings.model)
     params = settings.as_params(chosen.USES)
+    if settings.engine == "spark" and settings.model != "ngram":
+        raise TrainingError(f"engine=spark fits model=ngram alone; model={settings.model} needs engine=local")
+    if ignored := settings.unused(chosen.USES):
+        click.echo(f"NOTE: model={settings.model} does not use {', '.join(ignored)}", err=True)
     active = mlflow.active_run()
     assert active is not None  # noqa: S101 -- the entry points start one
     run_id = active.info.run_id

@@ -63,7 +63,7 @@ def fine_tune(table: pd.DataFrame, settings: Settings) -> Network:
     with step("features", f"tokens of {len(table):,} reviews, weights {settings.weights}"):
         left_out = validation_rows(table)
         seen = (table["split"] == "train").to_numpy() & ~left_out
-        encoder, tokenizer = load(settings.weights)
+        encoder, tokenizer = load(settings.weights, settings.max_tokens)
         made = TemporaryDirectory(prefix="transformer-")
         tokenizer.backend_tokenizer.save(str(Path(made.name, TOKENIZER)))
         tokens = Tokens(Path(made.name, TOKENIZER), settings.max_tokens)

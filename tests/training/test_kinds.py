@@ -6,6 +6,7 @@ import pickletools
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -198,6 +199,16 @@ def test_a_text_is_answered_alone_as_in_a_batch(model: str, artifact: Path, revi
     np.testing.assert_allclose(alone, together, rtol=0, atol=WITHIN.get(model, 0))
 
 
+def test_threads_may_share_it(model: str, artifact: Path, reviews: pd.DataFrame) -> None:
+    texts = reviews["review"].head(20).tolist()
+    loaded = mlflow.pyfunc.load_model(str(artifact))
+    expected = log_odds(loaded.predict(rows_of(texts)))
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: loaded.predict(rows_of(texts)), range(24)))
+    for answered in answers:
+        np.testing.assert_allclose(log_odds(answered), expected, rtol=0, atol=WITHIN.get(model, 0))
+
+
 def test_explanations_are_exact_or_refused(model: str, artifact: Path) -> None:
     loaded = mlflow.pyfunc.load_model(str(artifact))
     asked = pd.DataFrame({"text": ["A wonderful film."]})
@@ -318,3 +329,16 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, module, raising=False)
     with pytest.raises(TrainingError, match=r"model=transformer needs torch, .*'make env-deep'"):
         kind("transformer")
+
+
+def test_what_a_kind_does_not_use_is_named(
+    reviews: pd.DataFrame, store: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with mlflow.start_run():
+        train(reviews, SUMMARY, Settings(ngram_max=1, warm_start=3, epochs=9))
+    assert "NOTE: model=ngram does not use epochs=9, warm_start=3" in capsys.readouterr().err
+
+
+def test_spark_fits_ngrams_alone(reviews: pd.DataFrame, store: MlflowClient) -> None:
+    with mlflow.start_run(), pytest.raises(TrainingError, match="engine=spark fits model=ngram alone"):
+        train(reviews, SUMMARY, Settings(model="hashing", engine="spark"))

@@ -65,7 +65,11 @@ def test_the_settings_are_those_of_mlproject() -> None:
         ("main", "register=maybe", "'maybe' is not one of 'yes', 'no'"),
         ("main", "promote=later", "'later' is not one of 'gated', 'always', 'never'"),
         ("main", "source=nothing.csv", "nothing.csv: no such file"),
-        ("main", "model=bert", "model is 'bert'; expected ngram, hashing, embedding, transformer, stack, or path"),
+        (
+            "main",
+            "model=bert",
+            "model is 'bert'; expected ngram, hashing, embedding, transformer, stack, or path",
+        ),
         ("main", "model=mine:a.b", "model is 'mine:a.b'; expected ngram"),
         ("train", "max_tokens=4", "'4' is not allowed; expected a whole number from 8 to 8192"),
         ("train", "head=svm", "'svm' is not one of 'mlp', 'logistic'"),

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 
-from tests.conftest import SUMMARY
+from tests.conftest import SUMMARY, free_port
 from training.errors import TrainingError
 from training.settings import Settings
 from training.train import train
@@ -46,7 +46,7 @@ def quick(tiny: Path, tmp_path: Path) -> Settings:
 
 def tune(table: pd.DataFrame, settings: Settings) -> transformer.FineTuning:
     """Fine-tune as `train` does, without export."""
-    encoder, _ = load(settings.weights)
+    encoder, _ = load(settings.weights, settings.max_tokens)
     tokens = Tokens(Path(settings.weights, "tokenizer.json"), settings.max_tokens)
     left_out = validation_rows(table)
     y = (table["sentiment"] == "positive").to_numpy()
@@ -248,8 +248,25 @@ def test_weights_that_are_missing_or_corrupt_are_one_line(
     shutil.copytree(tiny, folder)
     spoil(folder)
     with pytest.raises(TrainingError, match=says) as told:
-        load(str(folder))
+        load(str(folder), 32)
     assert "\n" not in told.value.message
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    for name in ("ENDPOINT", "HUGGINGFACE_CO_URL_HOME"):
+        monkeypatch.setattr(constants, name, f"http://127.0.0.1:{free_port()}", raising=False)
+    with pytest.raises(
+        TrainingError, match=r"weights=nobody/no-such-model cannot be read .*can be reached"
+    ) as told:
+        load("nobody/no-such-model", 32)
+    assert "\n" not in told.value.message
+
+
+def test_more_tokens_than_the_weights_read_are_refused(tiny: Path) -> None:
+    with pytest.raises(TrainingError, match=r"max_tokens is 513; weights=.* read at most 512"):
+        load(str(tiny), 513)
 
 
 def test_a_pickle_in_place_of_safetensors_is_not_opened(tiny: Path, tmp_path: Path) -> None:
@@ -270,7 +287,7 @@ def test_int8_is_taken_where_it_costs_next_to_nothing(
     few: pd.DataFrame, quick: Settings, tmp_path: Path
 ) -> None:
     tuning = tune(few, replace(quick, epochs=1))
-    _, tokenizer = load(quick.weights)
+    _, tokenizer = load(quick.weights, quick.max_tokens)
     sizes = {}
     for precision in ("float32", "int8", "auto"):
         folder = tmp_path / precision
