@@ -25,7 +25,6 @@ class SentimentModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Read the exported scorer that ``context.artifacts["scorer"]`` points to."""
         self._scorer = load(Path(context.artifacts["scorer"]))
-        self._explains = isinstance(self._scorer, Explains)
         self._serves = SERVER in sys.modules
         if self._serves:
             # what is loaded by now stays: looked through again and again, it holds every request up for 0.15 s
@@ -61,9 +60,10 @@ class SentimentModel(PythonModel):
         list of dict, length n_rows
             A list and not a DataFrame: MLflow writes a null in a DataFrame as ``NaN``, which is not JSON.
         """
-        most = explanations_asked(params, self._explains)
+        explains = isinstance(self._scorer, Explains)
+        most = explanations_asked(params, explains)
         if self._serves:
-            refuse_too_many(len(model_input), self._scorer.most_rows, most > 0, self._explains)
+            refuse_too_many(len(model_input), self._scorer.most_rows, most > 0, explains)
         try:
             return self._answers(model_input, most)
         except MemoryError:
