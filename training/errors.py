@@ -11,3 +11,9 @@ class GateRefused(click.ClickException):
     """A version did not pass the gate; the registry was left as it was."""
 
     exit_code = 3
+
+
+def one_line(told: object, most: int = 300) -> str:
+    """Return what somebody else's error or object says, on one line."""
+    text = f"{type(told).__name__}: {told}" if isinstance(told, Exception) else str(told)
+    return " ".join(text.split())[:most]

@@ -14,24 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
 import pandas as pd
 from mlflow.models import Model, ModelSignature
 from mlflow.models.model import ModelInfo
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-from scipy.special import expit
-from sklearn.pipeline import Pipeline
 
 import sentiment_model
 from sentiment_model.contract import TEXT, answer
 from sentiment_model.scorers import SETTINGS, Scorer
-from training.errors import TrainingError
 
 FLAVOR_NAME = "pyfunc"  # under which MLflow lists the logged model
 # of every kind; the last two make uvicorn faster, and free of the 44 ms that its second worker adds to each request else
 SERVING_PACKAGES = ("mlflow", "numpy", "pandas", "pyarrow", "httptools", "uvloop")
 NOT_ON_WINDOWS = {"uvloop"}
-TOLERANCE = 1e-6
 EXAMPLES = "examples.json"
 EXAMPLE_TEXTS = (
     "A wonderful film. I laughed, I cried, and I would see it again tomorrow.",
@@ -57,21 +52,6 @@ SIGNATURE = ModelSignature(
 def write_settings(folder: Path, scorer: str, settings: dict[str, Any]) -> None:
     """Write what :func:`sentiment_model.scorers.read_settings` reads."""
     _write_json(folder / SETTINGS, {"scorer": scorer} | settings)
-
-
-def check_equal(scorer: Scorer, pipeline: Pipeline, texts: pd.Series) -> None:
-    """Check that a scorer answers raw reviews as a fitted pipeline does, within 1e-6.
-
-    Raises
-    ------
-    TrainingError
-        If it does not.
-    """
-    gap = np.abs(expit(scorer.log_odds(texts)) - pipeline.predict_proba(texts)[:, 1]).max(initial=0)
-    if not gap <= TOLERANCE:
-        raise TrainingError(
-            f"the exported scorer and the fitted pipeline differ by {gap:.2g}, more than {TOLERANCE:.0g}"
-        )
 
 
 def write_examples(scorer: Scorer, folder: Path) -> None:

@@ -26,14 +26,14 @@ from training.validation import judge, validation_rows
 from training.warm_start import registered
 
 USES = ("ngram_max", "n_features", "passes", "warm_start", "seed")
-PACKAGES = ("numba", "scikit-learn", "scipy")
+PACKAGES = ("scikit-learn", "scipy")
 SCORER = "hashing"
 BATCH = 1_000
 ALPHA = 1e-7
 RATE, DECAY = (
     30.0,
     0.25,
-)  # of the steps: the first one's size, and the power of the number of rows that they shrink with
+)  # of a step: the first one's size, and the power of their number that they shrink with
 
 
 def train(table: pd.DataFrame, settings: Settings) -> Trained:
@@ -65,7 +65,7 @@ def train(table: pd.DataFrame, settings: Settings) -> Trained:
         f"Euclidean norm), logistic regression by stochastic gradient descent: {settings.passes} passes over "
         f"{len(rows):,} reviews{before}; calibration by length on rows left out of fitting; seed {settings.seed}."
     )
-    return replace(judge(scorer, made, recipe, PACKAGES, table), earlier=earlier)
+    return replace(judge(scorer, made, recipe, PACKAGES, table, left_out), earlier=earlier)
 
 
 def _linear(settings: Settings) -> SGDClassifier:
@@ -114,30 +114,16 @@ def _export(
     linear: SGDClassifier, validation: pd.DataFrame, settings: Settings, folder: Path
 ) -> HashingScorer:
     """Write the weights, calibrated on the validation rows, and return the scorer as it is read back."""
-    pq.write_table(
-        pa.table({"weight": linear.coef_[0].astype(np.float32)}), folder / WEIGHTS, compression="zstd"
-    )
-    raw = Scoring(
-        ngram_max=settings.ngram_max,
-        n_features=settings.n_features,
+    linear.coef_ = linear.coef_.astype(np.float32)  # as they are written
+    pq.write_table(pa.table({"weight": linear.coef_[0]}), folder / WEIGHTS, compression="zstd")
+    scored = [(linear.decision_function(X), np.diff(X.indptr), y) for X, y in _batches(validation, settings)]
+    calibration = LengthCalibration().fit(*map(np.concatenate, zip(*scored, strict=True)))
+    scoring = Scoring(
+        settings.ngram_max,
+        settings.n_features,
         updates=float(linear.t_),
         bias=float(linear.intercept_[0]),
-        scale=1.0,
-        saturating=0.0,
-        growing=0.0,
-        intercept=0.0,
+        **calibration.learnt(),
     )
-    write_settings(folder, SCORER, asdict(raw))
-    scorer = HashingScorer.load(folder)
-    scored = [(*scorer.scores(X), y) for X, y in _batches(validation, settings)]
-    scores, known, y = map(np.concatenate, zip(*scored, strict=True))
-    found = LengthCalibration().fit(scores, known, y)
-    calibrated = replace(
-        raw,
-        scale=found.scale_,
-        saturating=found.saturating_,
-        growing=found.growing_,
-        intercept=found.intercept_,
-    )
-    write_settings(folder, SCORER, asdict(calibrated))
+    write_settings(folder, SCORER, asdict(scoring))
     return HashingScorer.load(folder)

@@ -41,6 +41,24 @@ def expected_calibration_error(y: np.ndarray, probability: np.ndarray, bins: int
     return float(np.sum(gaps))
 
 
+def accuracy_and_log_loss(y: np.ndarray, log_odds: np.ndarray) -> tuple[float, float]:
+    """Return two of the :func:`scores`, in a fraction of their time.
+
+    Parameters
+    ----------
+    y : ndarray of bool, shape (n_rows,)
+    log_odds : ndarray of shape (n_rows,)
+        Of *positive*.
+
+    Examples
+    --------
+    >>> accuracy_and_log_loss(np.array([True, False]), np.array([0.0, 0.0]))
+    (0.5, 0.6931471805599453)
+    """
+    loss = np.logaddexp(0, np.where(y, -log_odds, log_odds))
+    return float(((log_odds >= 0) == y).mean()), float(loss.mean())
+
+
 def scores(y: np.ndarray, probability: np.ndarray) -> dict[str, float]:
     """Return accuracy, F1, precision, recall, ROC-AUC, log-loss, Brier score and ECE of *positive*.
 

@@ -7,7 +7,6 @@ agreed to (the setting ``trust``), and reads no pickle.
 import importlib
 import importlib.metadata
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,11 +19,10 @@ import skops.io
 from sklearn.base import is_classifier
 from threadpoolctl import threadpool_limits
 
-from sentiment_model.cleaning import tokenize
 from sentiment_model.pipeline import PIPELINE, PipelineScorer, scores
 from sentiment_model.pipeline import Settings as Scoring
 from training.calibration import LengthCalibration
-from training.errors import TrainingError
+from training.errors import TrainingError, one_line
 from training.export import write_settings
 from training.kinds import Trained
 from training.settings import Settings
@@ -47,16 +45,17 @@ def train(table: pd.DataFrame, settings: Settings) -> Trained:
             pipeline.fit(fitted["review"].tolist(), (fitted["sentiment"] == "positive").to_numpy())
         except Exception as error:  # whatever it holds may fail in ways of its own
             raise TrainingError(
-                f"model={settings.model}: the pipeline cannot be fitted: {_line(error)}"
+                f"model={settings.model}: the pipeline cannot be fitted: {one_line(error)}"
             ) from error
     made = TemporaryDirectory(prefix="pipeline-")
     with step("export", "skops, calibration"):
         scorer = _export(pipeline, table[left_out], settings, Path(made.name))
     recipe = (
-        f"`{settings.model}`: {_line(repr(pipeline))}; calibration by length on rows left out of fitting. Types "
+        f"`{settings.model}`: {one_line(repr(pipeline))}; calibration by length on rows left out of fitting. Types "
         f"agreed to: {', '.join(scorer.settings.trusted) or 'none but those that skops knows to be harmless'}."
     )
-    return judge(scorer, made, recipe, (*PACKAGES, *_packages(scorer.settings.trusted)), table)
+    packages = (*PACKAGES, *_packages(scorer.settings.trusted))
+    return judge(scorer, made, recipe, packages, table, left_out)
 
 
 def _unfitted(name: str) -> Any:
@@ -68,17 +67,14 @@ def _unfitted(name: str) -> Any:
         If there is no such function, it fails, or returns something else.
     """
     module, _, function = name.partition(":")
-    sys.path.insert(0, "")  # as `python -m` finds it: from where the command was given
     try:
         made = getattr(importlib.import_module(module), function)()
     except Exception as error:  # it is the user's code, and may fail in ways of its own
-        raise TrainingError(f"model={name}: {_line(error)}") from error
-    finally:
-        sys.path.remove("")
+        raise TrainingError(f"model={name}: {one_line(error)}") from error
     can = [method for method in ("decision_function", "predict_proba") if hasattr(made, method)]
     if not hasattr(made, "fit") or not is_classifier(made) or not can:
         raise TrainingError(
-            f"model={name} returned {_line(repr(made))[:100]}, which is no classifier; return an unfitted scikit-learn pipeline "
+            f"model={name} returned {one_line(repr(made))[:100]}, which is no classifier; return an unfitted scikit-learn pipeline "
             "from raw texts to a classifier with decision_function or predict_proba"
         )
     return made
@@ -100,7 +96,7 @@ def _export(pipeline: Any, validation: pd.DataFrame, settings: Settings, folder:
         unknown = skops.io.get_untrusted_types(file=folder / PIPELINE)
     except Exception as error:  # of a type that it does not know, it may fail anywhere
         raise TrainingError(
-            f"model={name}: its fitted form cannot be written by skops: {_line(error)}"
+            f"model={name}: its fitted form cannot be written by skops: {one_line(error)}"
         ) from error
     trusted = [entry.strip() for entry in settings.trust.split(",") if entry.strip()]
     asked = [entry for entry in unknown if entry not in trusted]
@@ -109,24 +105,17 @@ def _export(pipeline: Any, validation: pd.DataFrame, settings: Settings, folder:
             f"model={name}: its fitted form holds types that skops does not know to be harmless: {', '.join(asked)}. If you trust "
             f"them, repeat this with trust={','.join(unknown)}"
         )
-    _packages(unknown)
     texts = validation["review"].tolist()
     found = scores(pipeline, texts)
-    words = np.array([len(tokenize(text)) for text in texts], float)
-    fitted = LengthCalibration().fit(found, words, (validation["sentiment"] == "positive").to_numpy())
-    scoring = Scoring(
-        trusted=unknown,
-        scale=fitted.scale_,
-        saturating=fitted.saturating_,
-        growing=fitted.growing_,
-        intercept=fitted.intercept_,
-    )
-    write_settings(folder, SCORER, asdict(scoring))
+    calibration = LengthCalibration().fit(*found, (validation["sentiment"] == "positive").to_numpy())
+    write_settings(folder, SCORER, asdict(Scoring(unknown, **calibration.learnt())))
     try:
         scorer = PipelineScorer.load(folder)
     except Exception as error:  # as above
-        raise TrainingError(f"model={name}: its fitted form cannot be read back: {_line(error)}") from error
-    gap = np.abs(scorer.log_odds(texts) - fitted.log_odds(found, words)).max()
+        raise TrainingError(
+            f"model={name}: its fitted form cannot be read back: {one_line(error)}"
+        ) from error
+    gap = np.abs(scorer.log_odds(texts) - calibration.log_odds(*found)).max()
     if not gap <= AGREE:
         raise TrainingError(
             f"model={name}: the pipeline that is read back and the fitted one differ by {gap:.2g} in a score, more than {AGREE:.0g}"
@@ -176,8 +165,3 @@ def _packages(types: list[str]) -> list[str]:
             )
         found |= {*distributions[module]}
     return sorted(found)
-
-
-def _line(told: object) -> str:
-    text = f"{type(told).__name__}: {told}" if isinstance(told, Exception) else str(told)
-    return " ".join(text.split())[:300]

@@ -24,11 +24,12 @@ from training.encoder import SCORER, Network
 from training.errors import TrainingError
 from training.export import write_settings
 from training.kinds import Trained
+from training.metrics import accuracy_and_log_loss
 from training.steps import step
 from training.validation import validation_rows, with_progress
 from training.warm_start import registered
 
-USES = (*ngram.USES[:-1], *transformer.USES[:-1], "cascade", "warm_start", "seed")
+USES = tuple(dict.fromkeys((*ngram.USES, *transformer.USES, "cascade", "warm_start")))
 PACKAGES = (*ngram.PACKAGES, *NETWORK_PACKAGES)
 # what the cascade may cost on the validation rows: their share, and log-loss relative to that of always asking both
 ACCURACY, LOG_LOSS = 0.001, 1.01
@@ -38,9 +39,9 @@ REGULARISATION = 1.0
 
 def train(table: pd.DataFrame, settings: chosen.Settings) -> Trained:
     """Train both, or take a registered transformer; combine them, and judge the combination on the held-out rows."""
-    network, earlier = _network(table, settings)
-    grams = ngram.train(table, settings)
     left_out = validation_rows(table)
+    network, earlier = _network(table, left_out, settings)
+    grams = ngram.train(table, settings)
     asked = left_out | (table["split"] == "test").to_numpy()
     with step("score", f"{asked.sum():,} reviews that were left out, by the transformer"):
         found, tokens = with_progress(network.scorer.calibrated, table["review"][asked])
@@ -65,9 +66,11 @@ def train(table: pd.DataFrame, settings: chosen.Settings) -> Trained:
     )
 
 
-def _network(table: pd.DataFrame, settings: chosen.Settings) -> tuple[Network, pd.Series | None]:
+def _network(
+    table: pd.DataFrame, left_out: np.ndarray, settings: chosen.Settings
+) -> tuple[Network, pd.Series | None]:
     if not settings.warm_start:
-        return transformer.fine_tune(table, settings), None
+        return transformer.fine_tune(table, left_out, settings), None
     number = settings.warm_start
     version = registered(number, SCORER, "transformer", table)
     scorer = EncoderScorer.load(Path(version.folder.name))
@@ -94,9 +97,9 @@ def fit(both: np.ndarray, y: np.ndarray, cascade: bool) -> Combination:
     if not cascade:
         return always
     margins = np.sort(np.abs(both[:, 0]))
-    accuracy, log_loss = _judge(combine(both, always), y)
+    accuracy, log_loss = accuracy_and_log_loss(y, combine(both, always))
     for sure in margins:
-        right, loss = _judge(combine(both, replace(always, sure=float(sure))), y)
+        right, loss = accuracy_and_log_loss(y, combine(both, replace(always, sure=float(sure))))
         if right >= accuracy - ACCURACY and loss <= log_loss * LOG_LOSS:
             break
     click.echo(
@@ -104,12 +107,6 @@ def fit(both: np.ndarray, y: np.ndarray, cascade: bool) -> Combination:
         f"validation rows; accuracy {right:.4f} for {accuracy:.4f}, log loss {loss:.4f} for {log_loss:.4f}"
     )
     return replace(always, sure=float(sure))
-
-
-def _judge(log_odds: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Return accuracy and log loss."""
-    loss = np.logaddexp(0, np.where(y, -log_odds, log_odds))
-    return float(((log_odds >= 0) == y).mean()), float(loss.mean())
 
 
 def recipe(grams: str, network: str, by: Combination) -> str:

@@ -9,8 +9,10 @@ import json
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,26 +24,28 @@ import torch
 from filelock import FileLock, Timeout
 from mlflow.entities import Metric
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from registry.digests import file_digest
 from sentiment_model.encoder import TOKENIZER, Tokens, batches
 from training.encoder import (
+    PACKAGES,
     Classifier,
     Network,
     export,
     find_weights,
-    judged,
     load,
     score,
 )
 from training.errors import TrainingError
 from training.kinds import Trained
+from training.metrics import accuracy_and_log_loss
 from training.settings import Settings
 from training.steps import step
-from training.validation import validation_rows
+from training.validation import judge, validation_rows
 
 USES = ("weights", "max_tokens", "epochs", "batch_size", "learning_rate", "precision", "seed")
 WARM_UP, WEIGHT_DECAY, CLIP, DROPOUT = 0.06, 0.01, 1.0, 0.1
@@ -55,13 +59,23 @@ LOG_STEPS = 20
 
 def train(table: pd.DataFrame, settings: Settings) -> Trained:
     """Fine-tune, export to ONNX, calibrate; judge what is exported on the rows that were not fitted on."""
-    return judged(fine_tune(table, settings), table)
+    left_out = validation_rows(table)
+    network = fine_tune(table, left_out, settings)
+    trained = judge(network.scorer, network.folder, network.recipe, PACKAGES, table, left_out)
+    return replace(trained, weights=network.weights)
 
 
-def fine_tune(table: pd.DataFrame, settings: Settings) -> Network:
-    """Fine-tune on the training rows but those of validation; export to ONNX, calibrate."""
+def fine_tune(table: pd.DataFrame, left_out: np.ndarray, settings: Settings) -> Network:
+    """Fine-tune on the training rows but those of validation; export to ONNX, calibrate.
+
+    Parameters
+    ----------
+    table : DataFrame
+    left_out : ndarray of bool of shape (n_rows,)
+        Its :func:`training.validation.validation_rows`.
+    settings : Settings
+    """
     with step("features", f"tokens of {len(table):,} reviews, weights {settings.weights}"):
-        left_out = validation_rows(table)
         seen = (table["split"] == "train").to_numpy() & ~left_out
         encoder, tokenizer = load(settings.weights, settings.max_tokens)
         made = TemporaryDirectory(prefix="transformer-")
@@ -71,16 +85,14 @@ def fine_tune(table: pd.DataFrame, settings: Settings) -> Network:
     y = (table["sentiment"] == "positive").to_numpy()
     classifier = classifier_of(encoder, settings.seed)
     size = sum(parameter.numel() for parameter in classifier.parameters()) / 1e6
-    with (
-        step("fit", f"fine-tuning {size:.1f} million parameters on {seen.sum():,} reviews"),
-        checkpoint(table, settings) as kept,
-    ):
-        tuning = FineTuning(classifier, tokens, settings, kept)
-        tuning.run(rows, y[seen], list(map(tokens.cut, unseen)), y[left_out])
-    with step("export", "ONNX, calibration, int8"):
-        exported = export(
-            classifier, tokenizer, settings.max_tokens, table[left_out], settings.precision, Path(made.name)
-        )
+    with checkpoint(table, settings) as kept:  # until it is exported
+        with step("fit", f"fine-tuning {size:.1f} million parameters on {seen.sum():,} reviews"):
+            tuning = FineTuning(classifier, tokens, settings, kept)
+            tuning.run(rows, y[seen], list(map(tokens.cut, unseen)), y[left_out])
+        with step("export", "ONNX, calibration, int8"):
+            exported = export(
+                classifier, settings.max_tokens, table[left_out], settings.precision, Path(made.name)
+            )
     weights = TemporaryDirectory(prefix="weights-")
     encoder.save_pretrained(weights.name)
     tokenizer.save_pretrained(weights.name)
@@ -125,7 +137,7 @@ def checkpoint(table: pd.DataFrame, settings: Settings) -> Iterator[Path | None]
     weights = find_weights(settings.weights)
     if isinstance(weights, Path):
         for file in sorted(weights.glob("*.safetensors")):
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+            digest.update(file_digest(file).encode())
     path = Path(settings.checkpoints, f"{digest.hexdigest()[:16]}.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_suffix(".lock"))
@@ -216,7 +228,7 @@ class FineTuning:
         evaluate_each = max(1, an_epoch // EVALUATIONS)
         self._resume()
         saved = time.monotonic()
-        losses: list[float] = []
+        losses: deque[float] = deque(maxlen=LOG_STEPS)
         with (
             self._told(),
             tqdm(
@@ -232,7 +244,7 @@ class FineTuning:
                     self.steps += 1
                     progress.update()
                     if self.steps % LOG_STEPS == 0:
-                        mean = float(np.mean(losses[-LOG_STEPS:]))
+                        mean = float(np.mean(losses))
                         progress.set_postfix(loss=f"{mean:.3f}")
                         self._log(loss=mean, learning_rate=self._optimizer.param_groups[0]["lr"])
                     if self.steps % evaluate_each == 0 or self.steps == total:
@@ -299,9 +311,8 @@ class FineTuning:
         return self._tokens.cut(ids)
 
     def _evaluate(self, unseen: list[list[int]], y: np.ndarray) -> None:
-        scores = score(self.classifier, unseen)
-        loss = float(np.logaddexp(0, np.where(y, -scores, scores)).mean())
-        self._log(validation_loss=loss, validation_accuracy=float(((scores >= 0) == y).mean()))
+        accuracy, loss = accuracy_and_log_loss(y, score(self.classifier, unseen))
+        self._log(validation_loss=loss, validation_accuracy=accuracy)
         self._without_better += 1
         if loss < self._best_loss or not self._best:
             self._best_loss, self._without_better = loss, 0
@@ -336,13 +347,13 @@ class FineTuning:
         if self._kept is None or not self._kept.is_file():
             return
         try:
-            with safe_open(self._kept, "pt", device=str(self._device)) as file:
+            with safe_open(self._kept, "pt") as file:
                 state = json.loads(file.metadata()["state"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- it is no dict
+            tensors = load_file(self._kept, device=str(self._device))
         except (SafetensorError, OSError, ValueError, LookupError):
             click.echo("fit: the checkpoint of an earlier run cannot be read; from the beginning")
             return
-        of = {part: {} for part in ("now", "best", "optimizer")}  # type: dict[str, dict[str, Tensor]]
+        of: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "optimizer": {}}
         for name, value in tensors.items():
             part, _, rest = name.partition(".")
             of[part][rest] = value

@@ -44,6 +44,7 @@ def judge(
     recipe: str,
     packages: tuple[str, ...],
     table: pd.DataFrame,
+    left_out: np.ndarray,
 ) -> Trained:
     """Judge an exported scorer on the rows that it was not fitted on.
 
@@ -56,8 +57,10 @@ def judge(
     recipe, packages
         As in :class:`training.kinds.Trained`.
     table : DataFrame
+    left_out : ndarray of bool of shape (n_rows,)
+        Its :func:`validation_rows`.
     """
-    unseen = validation_rows(table) | (table["split"] == "test").to_numpy()
+    unseen = left_out | (table["split"] == "test").to_numpy()
     log_odds = np.full(len(table), np.nan)
     with step("score", f"{unseen.sum():,} reviews that were left out, by what is exported"):
         log_odds[unseen] = log_odds_of(scorer, table["review"][unseen])

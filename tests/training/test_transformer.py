@@ -23,8 +23,8 @@ torch = pytest.importorskip("torch", reason="PyTorch (make env-deep) is not inst
 
 from safetensors.torch import load_file  # noqa: E402 -- once it is known to be there
 
-from training import transformer  # noqa: E402
-from training.encoder import Tokens, export, find_weights, load  # noqa: E402
+from training import encoder, transformer  # noqa: E402 -- as above
+from training.encoder import Tokens, export, find_weights, load  # noqa: E402 -- as above
 
 
 @pytest.fixture
@@ -284,20 +284,30 @@ def test_too_few_rows_for_validation_are_refused(few: pd.DataFrame) -> None:
 
 
 def test_int8_is_taken_where_it_costs_next_to_nothing(
-    few: pd.DataFrame, quick: Settings, tmp_path: Path
+    few: pd.DataFrame, quick: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tuning = tune(few, replace(quick, epochs=1))
-    _, tokenizer = load(quick.weights, quick.max_tokens)
     sizes = {}
-    for precision in ("float32", "int8", "auto"):
-        folder = tmp_path / precision
+    # what it may cost: anything, or less than nothing
+    for precision, most, taken in (("auto", 9.0, "int8"), ("auto", 0.0, "float32"), ("int8", 0.0, "int8")):
+        monkeypatch.setattr(encoder, "INT8_ACCURACY", most)
+        monkeypatch.setattr(encoder, "INT8_LOG_LOSS", most)
+        folder = tmp_path / f"{precision} {most}"
         folder.mkdir()
-        made = export(tuning.classifier, tokenizer, 32, few[validation_rows(few)], precision, folder)
+        shutil.copy(Path(quick.weights, "tokenizer.json"), folder)
+        made = export(tuning.classifier, 32, few[validation_rows(few)], precision, folder)
         sizes[made.precision] = (folder / "encoder.onnx").stat().st_size
+        assert made.precision == taken
         assert {path.name for path in folder.iterdir()} == {"encoder.onnx", "settings.json", "tokenizer.json"}
-        assert made.precision in ("float32", "int8")
-        assert precision in ("auto", made.precision)
+        again = encoder.EncoderScorer.load(folder)
+        assert again.settings == made.scorer.settings
+        assert again.settings.batched is (taken == "float32")
     assert sizes["int8"] < 0.4 * sizes["float32"]
+    texts = few["review"].head(50)
+    alone = np.concatenate([again.log_odds([text]) for text in texts])
+    np.testing.assert_array_equal(
+        alone, again.log_odds(texts), err_msg="int8 is the same to the bit, whatever is beside it"
+    )
 
 
 def test_a_warm_start_refuses_a_version_that_has_seen_what_is_held_out(
