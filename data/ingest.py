@@ -5,18 +5,19 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import click
 import mlflow
-import pandas as pd
+import numpy as np
 from filelock import FileLock
 
 from data.errors import DataError
 from data.options import Command, source_option, test_size_option
 from data.sources import locate, read, sha256_of
-from data.table import COLUMNS, Reviews, build
+from data.table import COLUMNS, REJECT_COLUMNS, Reviews, build
 
 FOLDER = Path(__file__).resolve().parent
 TABLE = FOLDER / "imdb.csv"
@@ -95,23 +96,22 @@ def ingest(source: str, test_size: float, out: Path = TABLE) -> dict[str, Any]:
 
 def _write_all(reviews: Reviews, request: dict[str, Any], out: Path) -> dict[str, Any]:
     """Write rejects, summary and table, the table last: what the summary does not name is not ours."""
-    table, rejects = reviews.table, reviews.rejects
     with (
         _whole(rejects_path(out)) as rejects_part,
         _whole(summary_path(out)) as summary_part,
         _whole(out) as table_part,
     ):
-        _write_csv(table_part, table.columns, table.itertuples(index=False))
-        _write_csv(rejects_part, rejects.columns, map(_inert, rejects.itertuples(index=False)))
-        counts = {"duplicates": reviews.duplicates, "rejected": len(rejects)}
-        summary = request | _describe(table) | counts | {"table_sha256": sha256_of(table_part)}
+        _write_csv(table_part, COLUMNS, reviews.rows())
+        rejected = _write_csv(rejects_part, REJECT_COLUMNS, map(_inert, reviews.rejected()))
+        counts = {"duplicates": reviews.duplicates, "rejected": rejected}
+        summary = request | _describe(reviews) | counts | {"table_sha256": sha256_of(table_part)}
         summary_part.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         for final in (rejects_path(out), summary_path(out), out):
             os.replace(_part(final), final)
     click.echo(
         f"data: {summary['rows']} rows from {request['source']} in {out.name}, "
-        f"{reviews.duplicates} duplicates dropped, {len(rejects)} rows set aside"
-        + (f" in {rejects_path(out).name}" if len(rejects) else "")
+        f"{reviews.duplicates} duplicates dropped, {rejected} rows set aside"
+        + (f" in {rejects_path(out).name}" if rejected else "")
     )
     return summary
 
@@ -193,17 +193,17 @@ def _keep_if_edited(out: Path) -> None:
     click.echo(f"data: {out.name} had been changed since ingest wrote it and is kept as {aside.name}")
 
 
-def _describe(table: pd.DataFrame) -> dict[str, Any]:
-    lengths = table["review"].str.len()
+def _describe(reviews: Reviews) -> dict[str, Any]:
+    lengths = reviews.lengths()
     return {
-        "rows": len(table),
-        "classes": table["sentiment"].value_counts().to_dict(),
-        "splits": table["split"].value_counts().to_dict(),
-        "sources": table["source"].value_counts().to_dict(),
+        "rows": len(lengths),
+        "classes": reviews.counts("sentiment"),
+        "splits": reviews.counts("split"),
+        "sources": reviews.counts("source"),
         "characters": {
             "min": int(lengths.min()),
-            "median": float(lengths.median()),
-            "p99": float(lengths.quantile(0.99)),
+            "median": float(np.median(lengths)),
+            "p99": float(np.quantile(lengths, 0.99)),
             "max": int(lengths.max()),
         },
     }
@@ -232,11 +232,14 @@ def _whole(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def _write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+def _write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[str]]) -> int:
+    """Write a file and return how many rows it has."""
+    written = -1
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+        for written, row in enumerate(chain([header], rows)):  # noqa: B007
+            writer.writerow(row)
+    return written
 
 
 @click.command(cls=Command, help="Acquire and validate reviews, assign the splits, write the table.")

@@ -2,20 +2,28 @@
 
 import hashlib
 import html
+import os
 import re
+import sqlite3
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from data.errors import DataError
 from data.sources import LABELS, RawRow, read_csv
 
 COLUMNS = ["review", "sentiment", "split", "source"]
+REJECT_COLUMNS = ["where", "reason", "review"]
 MAX_BAD_SHARE = 0.05
+_BATCH = 1 << 23  # characters that are in memory at once while a table is read
+_CACHE = 1 << 14  # KiB of the database in which reviews are sifted
 
 # Changing the salt or the normalisation moves rows between the splits: versions trained before and
 # after could no longer be compared on rows that neither has seen.
@@ -31,13 +39,75 @@ _PILE = re.compile(f"[{_COMBINING}]{{31,}}")
 _SOURCE = re.compile(r"(?!(?:curve|cv|data|seconds|validation)$)[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
 
-@dataclass(frozen=True)
 class Reviews:
-    """Validated reviews, the rows set aside, and how many duplicates were dropped."""
+    """Validated reviews and the rows set aside, on disk and no longer than this object.
 
-    table: pd.DataFrame
-    rejects: pd.DataFrame
-    duplicates: int
+    Attributes
+    ----------
+    duplicates : int
+        How many were dropped.
+    """
+
+    def __init__(self) -> None:
+        self.duplicates = 0
+        self._database = sqlite3.connect(
+            "", isolation_level=None
+        )  # a file of SQLite's own, gone when it is closed
+        self._database.executescript(
+            f"PRAGMA journal_mode = OFF; PRAGMA cache_size = -{_CACHE};"
+            "CREATE TABLE kept (hash TEXT UNIQUE, review TEXT, sentiment TEXT, split TEXT, source TEXT, place TEXT, characters INT);"
+            "CREATE TABLE rejects (place TEXT, reason TEXT, review TEXT);"
+        )
+
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        """Yield ``review``, ``sentiment``, ``split`` and ``source`` of each row, in the order of the source."""
+        return self._database.execute("SELECT review, sentiment, split, source FROM kept ORDER BY rowid")
+
+    def rejected(self) -> Iterator[tuple[str, ...]]:
+        """Yield ``where``, ``reason`` and ``review`` of each row set aside, in the order of the source."""
+        return self._database.execute("SELECT place, reason, review FROM rejects ORDER BY rowid")
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The rows, in memory."""
+        return pd.DataFrame(self.rows(), columns=COLUMNS)
+
+    @property
+    def rejects(self) -> pd.DataFrame:
+        """The rows set aside, in memory."""
+        return pd.DataFrame(self.rejected(), columns=REJECT_COLUMNS)
+
+    def counts(self, column: str) -> dict[str, int]:
+        """Return how many rows have each value of ``sentiment``, ``split`` or ``source``, the most frequent first."""
+        return dict(
+            self._database.execute(
+                f"SELECT {column}, COUNT(*) FROM kept GROUP BY 1 ORDER BY 2 DESC, MIN(rowid)"  # noqa: S608 -- no user's
+            )
+        )
+
+    def lengths(self) -> np.ndarray:
+        """Return the number of characters of each review, of shape (n_rows,)."""
+        (count,) = self._database.execute("SELECT COUNT(*) FROM kept").fetchone()
+        found = self._database.execute("SELECT characters FROM kept")
+        return np.fromiter((length for (length,) in found), np.int64, count)
+
+    def find(self, hashed: str) -> tuple[str, str] | None:
+        """Return the sentiment of the row of a hash and where it stands, if there is one."""
+        return self._database.execute("SELECT sentiment, place FROM kept WHERE hash = ?", [hashed]).fetchone()
+
+    def hold_out(self, hashed: str) -> None:
+        """Make the row of a hash a test row."""
+        self._database.execute("UPDATE kept SET split = 'test' WHERE hash = ?", [hashed])
+
+    def keep(self, hashed: str, raw: RawRow, sentiment: str, split: str) -> None:
+        """Add a row."""
+        row = [hashed, raw.review, sentiment, split, raw.source.strip(), raw.where, len(raw.review)]
+        self._database.execute("INSERT INTO kept VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def reject(self, raw: RawRow, reason: str) -> None:
+        """Set a row aside."""
+        readable = raw.review.encode("utf-8", "replace").decode()
+        self._database.execute("INSERT INTO rejects VALUES (?, ?, ?)", [raw.where, reason, readable])
 
 
 def row_hash(review: str) -> str:
@@ -50,6 +120,17 @@ def row_hash(review: str) -> str:
         text = unicodedata.normalize("NFKC", _PILE.sub(" ", text))
     words = " ".join(_WORD.findall(text.casefold())) or review.strip()
     return hashlib.sha256(_SALT + words.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def row_hashes(table: pd.DataFrame) -> pd.Series:
+    """Return the :func:`row_hash` of each review, one after the other: `map` would take the whole column into memory."""
+    return pd.Series([row_hash(review) for review in table["review"]], dtype="str")
+
+
+def reviews_of(table: pd.DataFrame, rows: Iterable[int]) -> list[str]:
+    """Return the reviews of some rows, by their positions: to index the column would copy all of it."""
+    reviews = table["review"].array
+    return [reviews[row] for row in rows]
 
 
 def split_of(hashed: str, test_size: float) -> str:
@@ -68,54 +149,50 @@ def build(rows: Iterable[RawRow], test_size: float, origin: str) -> Reviews:
     origin : str
         What to call the source in messages.
 
-    Returns
-    -------
-    Reviews
-        ``table`` has the columns ``review``, ``sentiment``, ``split`` and ``source``;
-        ``rejects`` has ``where``, ``reason`` and ``review``.
-
     Raises
     ------
     DataError
-        If more than 5 % of the rows are bad, or no row or only one class is left.
+        If more than 5 % of the rows are bad, no row or only one class is left, or the disk is full.
     """
-    kept: dict[str, dict[str, str]] = {}
-    first: dict[str, RawRow] = {}
-    rejects: list[dict[str, str]] = []
-    total = bad = duplicates = 0
+    try:
+        return _sift(rows, test_size, origin)
+    except sqlite3.Error as error:
+        raise DataError(
+            f"{origin}: the reviews cannot be kept on disk while they are read ({error}); free as much space as they take, "
+            "or say where there is some: SQLITE_TMPDIR=folder"
+        ) from None
+
+
+def _sift(rows: Iterable[RawRow], test_size: float, origin: str) -> Reviews:
+    found = Reviews()
+    total = bad = 0
     for raw in rows:
         total += raw.lines
         reason = raw.fault or _fault(raw)
         hashed = "" if reason else row_hash(raw.review)
-        if hashed in kept:
-            same = kept[hashed]
-            if same["sentiment"] != LABELS[raw.sentiment.strip().lower()]:
-                reason = f"the same text as {first[hashed].where} with another label"
+        same = None if reason else found.find(hashed)
+        if same is not None:
+            sentiment, where = same
+            if sentiment != LABELS[raw.sentiment.strip().lower()]:
+                reason = f"the same text as {where} with another label"
             else:
-                duplicates += 1
+                found.duplicates += 1
                 if raw.split.strip().lower() == "test":
-                    same["split"] = "test"
+                    found.hold_out(hashed)
                 continue
         if reason:
             bad += raw.lines
-            readable = raw.review.encode("utf-8", "replace").decode()
-            rejects.append({"where": raw.where, "reason": reason, "review": readable})
+            found.reject(raw, reason)
             continue
-        first[hashed] = raw
-        kept[hashed] = {
-            "review": raw.review,
-            "sentiment": LABELS[raw.sentiment.strip().lower()],
-            "split": raw.split.strip().lower() or split_of(hashed, test_size),
-            "source": raw.source.strip(),
-        }
-    _stop_if_bad(origin, total, bad, rejects)
-    table = pd.DataFrame(kept.values(), columns=COLUMNS)
-    classes = set(table["sentiment"])
-    if classes != {"positive", "negative"}:
+        split = raw.split.strip().lower() or split_of(hashed, test_size)
+        found.keep(hashed, raw, LABELS[raw.sentiment.strip().lower()], split)
+    _stop_if_bad(origin, total, bad, found)
+    classes = found.counts("sentiment")
+    if set(classes) != {"positive", "negative"}:
         raise DataError(
-            f"{origin}: {len(table)} usable rows with the labels {sorted(classes)}; both labels are needed"
+            f"{origin}: {sum(classes.values())} usable rows with the labels {sorted(classes)}; both labels are needed"
         )
-    return Reviews(table, pd.DataFrame(rejects, columns=["where", "reason", "review"]), duplicates)
+    return found
 
 
 def _fault(raw: RawRow) -> str:
@@ -133,13 +210,13 @@ def _fault(raw: RawRow) -> str:
     return ""
 
 
-def _stop_if_bad(origin: str, total: int, bad: int, rejects: list[dict[str, str]]) -> None:
+def _stop_if_bad(origin: str, total: int, bad: int, found: Reviews) -> None:
     if total == 0:
         raise DataError(f"{origin}: no rows below the header")
     if bad <= MAX_BAD_SHARE * total:
         return
-    reasons = Counter(re.sub(r"'[^']*'(?=;)|line \d+", "…", reject["reason"]) for reject in rejects)
-    examples = "; ".join(f"{reject['where']}: {reject['reason']}" for reject in rejects[:3])
+    reasons = Counter(re.sub(r"'[^']*'(?=;)|line \d+", "…", reason) for _, reason, _ in found.rejected())
+    examples = "; ".join(f"{where}: {reason}" for where, reason, _ in islice(found.rejected(), 3))
     raise DataError(
         f"{origin}: {bad} of {total} rows cannot be used, more than {MAX_BAD_SHARE:.0%} "
         f"({', '.join(f'{n} × {reason}' for reason, n in reasons.most_common(3))}). First: {examples}. Mend the file and run again"
@@ -147,7 +224,7 @@ def _stop_if_bad(origin: str, total: int, bad: int, rejects: list[dict[str, str]
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Return the table that :mod:`data.ingest` wrote.
+    """Return the table that :mod:`data.ingest` wrote, its texts in a file that is mapped into memory and has no name any more.
 
     Raises
     ------
@@ -156,10 +233,25 @@ def read_table(path: Path) -> pd.DataFrame:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; run 'mlflow run . -e ingest' or 'make data' first")
-    rows = list(read_csv(path, default_source="csv"))
-    table = pd.DataFrame(
-        [(row.review, row.sentiment, row.split, row.source) for row in rows], columns=COLUMNS
-    )
-    if any(row.fault for row in rows) or not set(table["split"]) <= {"train", "test"}:
-        raise DataError(f"{path} is not a table that ingest wrote; run ingest on it")
-    return table
+    schema = pa.schema([(column, pa.large_string()) for column in COLUMNS])
+    beside = path.parent if os.access(path.parent, os.W_OK) else None  # /tmp is memory here and there
+    with NamedTemporaryFile(prefix=".table-", dir=beside) as file:
+        with pa.ipc.new_file(file.name, schema) as writer:
+            for rows in _batches(read_csv(path, default_source="csv")):
+                if any(row.fault or row.split not in ("train", "test") for row in rows):
+                    raise DataError(f"{path} is not a table that ingest wrote; run ingest on it")
+                columns = ([getattr(row, column) for row in rows] for column in COLUMNS)
+                writer.write_batch(pa.record_batch(list(map(pa.array, columns)), schema=schema))
+        return pa.ipc.open_file(pa.memory_map(file.name)).read_all().to_pandas()
+
+
+def _batches(rows: Iterable[RawRow]) -> Iterator[list[RawRow]]:
+    batch: list[RawRow] = []
+    characters = 0
+    for row in rows:
+        batch.append(row)
+        characters += len(row.review)
+        if characters > _BATCH:
+            yield batch
+            batch, characters = [], 0
+    yield batch

@@ -223,7 +223,7 @@ def _calibrate(folder: Path, max_tokens: int, batched: bool, validation: pd.Data
     """Calibrate the network in a folder on the validation rows, write its settings, and judge it on these rows."""
     uncalibrated = Calibration(scale=1.0, saturating=0.0, growing=0.0, intercept=0.0)
     scorer = EncoderScorer(folder, Settings(max_tokens, batched, **asdict(uncalibrated)))
-    scores, tokens = with_progress(scorer.scores, validation["review"])
+    scores, tokens = with_progress(scorer.scores, validation, np.full(len(validation), True))
     y = (validation["sentiment"] == "positive").to_numpy()
     calibration = LengthCalibration().fit(scores, tokens, y)
     scorer.settings = Settings(max_tokens, batched, **calibration.learnt())

@@ -14,7 +14,7 @@ from scipy.special import logit
 from data.ingest import FOLDER
 from data.options import Command
 from data.sources import locate, read
-from data.table import build, row_hash
+from data.table import build, row_hashes
 from registry.store import connect
 from registry.versions import Version, fetch, find, predict
 from training.errors import TrainingError
@@ -46,7 +46,7 @@ def evaluate(version: Version, table: pd.DataFrame) -> dict[str, float]:
     TrainingError
         If the version was trained on every row.
     """
-    seen = table["review"].map(row_hash).isin(trained_on(version))
+    seen = row_hashes(table).isin(trained_on(version))
     if seen.all():
         raise TrainingError(
             f"version {version.number} was trained on all {len(table)} rows: nothing can be judged. "
@@ -68,7 +68,7 @@ def evaluate(version: Version, table: pd.DataFrame) -> dict[str, float]:
         )
     margin = logit(answers["confidence"].clip(0.5, 1 - 1e-15))
     signed = np.where(answers["sentiment"] == "positive", margin, -margin)
-    judged = rows.assign(log_odds=signed)[~failed.to_numpy()]
+    judged = rows.assign(log_odds=signed)[~failed.to_numpy()].reset_index(drop=True)
     if judged.empty:
         raise TrainingError(
             f"version {version.number} answered none of the {len(rows)} rows: nothing can be judged"
@@ -78,7 +78,7 @@ def evaluate(version: Version, table: pd.DataFrame) -> dict[str, float]:
     mlflow.set_tags({"version": version.number})
     for name, figure in judgement_plots(judged).items():
         mlflow.log_figure(figure, f"plots/{name}.png")
-    mlflow.log_table(confident_mistakes(judged), "confident_mistakes.json")
+    mlflow.log_table(confident_mistakes(judged, judged), "confident_mistakes.json")
     return scores
 
 

@@ -5,6 +5,8 @@ import pandas as pd
 from scipy.special import expit
 from sklearn.pipeline import Pipeline
 
+from data.table import reviews_of
+
 
 def ngram_table(pipeline: Pipeline) -> pd.DataFrame:
     """Return the n-grams of a fitted pipeline with ``idf`` and ``weight``, sorted by n-gram.
@@ -32,13 +34,15 @@ def strongest_ngrams(table: pd.DataFrame, each_way: int = 20) -> pd.DataFrame:
     return pd.concat([ordered.head(each_way), ordered.tail(each_way)], ignore_index=True)
 
 
-def confident_mistakes(rows: pd.DataFrame, most: int = 50) -> pd.DataFrame:
+def confident_mistakes(rows: pd.DataFrame, table: pd.DataFrame, most: int = 50) -> pd.DataFrame:
     """Return the held-out rows that were answered wrongly with the highest confidence.
 
     Parameters
     ----------
     rows : DataFrame
-        Columns ``review``, ``sentiment``, ``source`` and ``log_odds``.
+        Columns ``sentiment``, ``source`` and ``log_odds``; the index says where in ``table`` a row stands.
+    table : DataFrame
+        Has the column ``review``.
     """
     wrong = rows[(rows["log_odds"] >= 0) != (rows["sentiment"] == "positive")]
     wrong = wrong.reindex(wrong["log_odds"].abs().sort_values(ascending=False, kind="stable").index)
@@ -48,7 +52,7 @@ def confident_mistakes(rows: pd.DataFrame, most: int = 50) -> pd.DataFrame:
             "labelled": wrong["sentiment"],
             "answered": np.where(wrong["log_odds"] >= 0, "positive", "negative"),
             "confidence": expit(wrong["log_odds"].abs()).round(4),
-            "review": wrong["review"].str.slice(0, 1000),
+            "review": [review[:1000] for review in reviews_of(table, wrong.index)],
             "source": wrong["source"],
         }
     )

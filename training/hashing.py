@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from sklearn.linear_model import SGDClassifier
 from tqdm import tqdm
 
-from data.table import row_hash
+from data.table import reviews_of, row_hashes
 from sentiment_model.hashing import WEIGHTS, HashingScorer, vectorizer
 from sentiment_model.hashing import Settings as Scoring
 from training.calibration import LengthCalibration
@@ -48,22 +48,21 @@ def train(table: pd.DataFrame, settings: Settings) -> Trained:
         earlier = version.seen
         scorer = HashingScorer.load(Path(version.folder.name))
         _go_on(linear, scorer, settings)
-        fitted &= ~table["review"].map(row_hash).isin(version.seen).to_numpy()
+        fitted &= ~row_hashes(table).isin(version.seen).to_numpy()
         before = f" on top of version {number}, which had seen {len(version.seen):,}"
         if not fitted.any():
             raise TrainingError(
                 f"warm_start={number}: version {number} has seen all training rows already; give new ones (source)"
             )
-    rows = table[fitted]
-    with step("fit", f"{settings.passes} passes over {len(rows):,} reviews{before}"):
-        _fit(linear, rows, settings)
+    with step("fit", f"{settings.passes} passes over {fitted.sum():,} reviews{before}"):
+        _fit(linear, table, np.flatnonzero(fitted), settings)
     made = TemporaryDirectory(prefix="hashing-")
     with step("export", "calibration"):
-        scorer = _export(linear, table[left_out], settings, Path(made.name))
+        scorer = _export(linear, table, np.flatnonzero(left_out), settings, Path(made.name))
     recipe = (
         f"Cleaning, 1- to {settings.ngram_max}-grams of words and punctuation, hashed to {settings.n_features:,} features (binary, "
         f"Euclidean norm), logistic regression by stochastic gradient descent: {settings.passes} passes over "
-        f"{len(rows):,} reviews{before}; calibration by length on rows left out of fitting; seed {settings.seed}."
+        f"{fitted.sum():,} reviews{before}; calibration by length on rows left out of fitting; seed {settings.seed}."
     )
     return replace(judge(scorer, made, recipe, PACKAGES, table, left_out), earlier=earlier)
 
@@ -94,29 +93,35 @@ def _go_on(linear: SGDClassifier, scorer: HashingScorer, settings: Settings) -> 
     linear.t_ = by.updates
 
 
-def _fit(linear: SGDClassifier, rows: pd.DataFrame, settings: Settings) -> None:
+def _fit(linear: SGDClassifier, table: pd.DataFrame, rows: np.ndarray, settings: Settings) -> None:
     with tqdm(total=settings.passes * len(rows), desc="fit", unit=" reviews", disable=None) as progress:
         for number in range(settings.passes):
             order = np.random.default_rng([settings.seed, number]).permutation(len(rows))
-            for X, y in _batches(rows.iloc[order], settings):
+            for X, y in _batches(table, rows[order], settings):
                 linear.partial_fit(X, y, classes=[False, True])
                 progress.update(len(y))
 
 
-def _batches(rows: pd.DataFrame, settings: Settings) -> Iterator[tuple[sp.csr_matrix, np.ndarray]]:
+def _batches(
+    table: pd.DataFrame, rows: np.ndarray, settings: Settings
+) -> Iterator[tuple[sp.csr_matrix, np.ndarray]]:
+    """Yield the hashed n-grams of so many rows at once, by their positions, and whether these are positive."""
     hashed = vectorizer(settings.ngram_max, settings.n_features)
+    positive = (table["sentiment"] == "positive").to_numpy()
     for start in range(0, len(rows), BATCH):
-        some = rows.iloc[start : start + BATCH]
-        yield hashed.transform(some["review"]), (some["sentiment"] == "positive").to_numpy()
+        some = rows[start : start + BATCH]
+        yield hashed.transform(reviews_of(table, some)), positive[some]
 
 
 def _export(
-    linear: SGDClassifier, validation: pd.DataFrame, settings: Settings, folder: Path
+    linear: SGDClassifier, table: pd.DataFrame, left_out: np.ndarray, settings: Settings, folder: Path
 ) -> HashingScorer:
     """Write the weights, calibrated on the validation rows, and return the scorer as it is read back."""
     linear.coef_ = linear.coef_.astype(np.float32)  # as they are written
     pq.write_table(pa.table({"weight": linear.coef_[0]}), folder / WEIGHTS, compression="zstd")
-    scored = [(linear.decision_function(X), np.diff(X.indptr), y) for X, y in _batches(validation, settings)]
+    scored = [
+        (linear.decision_function(X), np.diff(X.indptr), y) for X, y in _batches(table, left_out, settings)
+    ]
     calibration = LengthCalibration().fit(*map(np.concatenate, zip(*scored, strict=True)))
     scoring = Scoring(
         settings.ngram_max,

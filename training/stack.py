@@ -44,7 +44,7 @@ def train(table: pd.DataFrame, settings: chosen.Settings) -> Trained:
     grams = ngram.train(table, settings)
     asked = left_out | (table["split"] == "test").to_numpy()
     with step("score", f"{asked.sum():,} reviews that were left out, by the transformer"):
-        found, tokens = with_progress(network.scorer.calibrated, table["review"][asked])
+        found, tokens = with_progress(network.scorer.calibrated, table, asked)
     own = grams.log_odds[asked]
     both = features(own, found, tokens)
     y = (table["sentiment"][asked] == "positive").to_numpy()

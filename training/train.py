@@ -22,7 +22,7 @@ import sentiment_model
 import training
 from data.ingest import TABLE, read_summary
 from data.options import Command
-from data.table import read_table, row_hash
+from data.table import COLUMNS, read_table, reviews_of, row_hashes
 from registry.digests import file_digest
 from registry.sbom import bill_of_materials
 from registry.store import MODEL_NAME, connect
@@ -35,7 +35,7 @@ from training.errors import TrainingError
 from training.explain import confident_mistakes, strongest_ngrams
 from training.export import log_model, write_examples
 from training.gate import HELD_OUT, HELD_OUT_DIGEST
-from training.kinds import kind
+from training.kinds import Trained, kind
 from training.metrics import scores_by_source
 from training.options import limit_option, register_option, settings_options
 from training.plots import judgement_plots, strongest_ngrams_plot
@@ -44,6 +44,7 @@ from training.steps import PATIENT, run, step
 
 TRAINED_ON = "data/trained_on.parquet"
 SBOM = "sbom.cdx.json"
+CHECKED = 10_000  # held-out reviews on which what is exported is compared with what was fitted
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def train(table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> C
     trained = chosen.train(table, settings)
 
     with step("evaluate", "judging rows that the model never saw"):
-        judged = table.assign(log_odds=trained.log_odds)
+        judged = table[["sentiment", "split", "source"]].assign(log_odds=trained.log_odds)
+        judged = judged.reset_index(drop=True)
         held_out = judged[judged["split"] == "test"]
         left_out = judged[(judged["split"] == "train") & judged["log_odds"].notna()]
         scores, unseen = scores_by_source(held_out), scores_by_source(left_out)
@@ -101,14 +103,14 @@ def train(table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> C
             plots["strongest_ngrams"] = strongest_ngrams_plot(strongest)
         for name, figure in plots.items():
             mlflow.log_figure(figure, f"plots/{name}.png")
-        mlflow.log_table(confident_mistakes(held_out), "held_out/confident_mistakes.json")
+        mlflow.log_table(confident_mistakes(held_out, table), "held_out/confident_mistakes.json")
 
     with step("log", "artifact, pipeline, model card"), tempfile.TemporaryDirectory() as folder:
         scorer_folder = Path(folder, "scorer")
         scorer_folder.mkdir()
-        scorer = trained.export(scorer_folder, held_out["review"])
+        scorer = trained.export(scorer_folder, pd.Series(reviews_of(table, held_out.index[:CHECKED])))
         write_examples(scorer, scorer_folder)
-        digest = log_predictions(held_out, table[trained.seen], trained.earlier, Path(folder))
+        digest = log_predictions(held_out, row_hashes(table), trained, Path(folder))
         if trained.pipeline is not None:
             log_pipeline(trained.pipeline, Path(folder))
         card = model_card(trained, summary, scores, unseen, strongest, answer_to_nothing(scorer))
@@ -144,8 +146,9 @@ def log_context(
     # `mlflow run` has logged the parameters as the user typed them: log what is missing
     known = mlflow.get_run(run_id).data.params
     mlflow.log_params({name: value for name, value in params.items() if name not in known})
+    without_texts = table.assign(review="")
     for split, context in (("train", "training"), ("test", "held-out")):
-        rows = table[table["split"] == split].astype(object)
+        rows = without_texts[table["split"] == split].astype(object)  # their number and columns are logged
         with warnings.catch_warnings():
             # MLflow has registered its own source for local files twice, and warns of it
             warnings.filterwarnings("ignore", message="The specified dataset source can be")
@@ -171,19 +174,17 @@ def log_context(
     )
 
 
-def log_predictions(
-    held_out: pd.DataFrame, seen: pd.DataFrame, earlier: pd.Series | None, folder: Path
-) -> str:
+def log_predictions(held_out: pd.DataFrame, hashes: pd.Series, trained: Trained, folder: Path) -> str:
     """Log held-out predictions and trained-on rows by row hash; return the digest of the former."""
     predictions = folder / Path(HELD_OUT).name
-    held_out.assign(row=held_out["review"].map(row_hash))[
-        ["row", "sentiment", "source", "log_odds"]
-    ].to_parquet(predictions, index=False)
+    held_out.assign(row=hashes[held_out.index])[["row", "sentiment", "source", "log_odds"]].to_parquet(
+        predictions, index=False
+    )
     mlflow.log_artifact(str(predictions), str(Path(HELD_OUT).parent))
     trained_on = folder / Path(TRAINED_ON).name
-    rows = seen["review"].map(row_hash)
-    if earlier is not None:
-        rows = pd.concat([earlier, rows]).drop_duplicates()
+    rows = hashes[trained.seen]
+    if trained.earlier is not None:
+        rows = pd.concat([trained.earlier, rows]).drop_duplicates()
     pd.DataFrame({"row": rows}).to_parquet(trained_on, index=False)
     mlflow.log_artifact(str(trained_on), str(Path(TRAINED_ON).parent))
     return file_digest(predictions)
@@ -213,8 +214,10 @@ def pick(table: pd.DataFrame, limit: int, seed: int) -> pd.DataFrame:
     """Return about ``limit`` rows with the shares of split, label and source kept; all if it is 0."""
     if not 0 < limit < len(table):
         return table
-    groups = table.groupby(["split", "sentiment", "source"])
-    return groups.sample(frac=limit / len(table), random_state=seed).sort_index().reset_index(drop=True)
+    others = table.drop(columns="review").reset_index(drop=True)
+    groups = others.groupby(["split", "sentiment", "source"])
+    picked = groups.sample(frac=limit / len(table), random_state=seed).sort_index()
+    return picked.assign(review=reviews_of(table, picked.index))[COLUMNS].reset_index(drop=True)
 
 
 def register_candidate(candidate: Candidate) -> int:

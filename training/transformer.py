@@ -31,6 +31,7 @@ from transformers import PreTrainedModel
 
 from registry.digests import file_digest
 from sentiment_model.encoder import TOKENIZER, Tokens, batches
+from training.calibration import LengthCalibration
 from training.encoder import (
     PACKAGES,
     Classifier,
@@ -290,10 +291,7 @@ class FineTuning:
                 torch.from_numpy(ids).to(self._device), torch.from_numpy(mask).to(self._device)
             )
         loss = nn.functional.binary_cross_entropy_with_logits(scores.float(), wanted)
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss.item()} in step {self.steps}; lower learning_rate ({self._settings.learning_rate:g})"
-            )
+        self._stop_if_no_number(loss.item(), "the loss")
         self._scaler.scale(loss).backward()
         self._scaler.unscale_(self._optimizer)
         nn.utils.clip_grad_norm_(self._parameters, CLIP)
@@ -311,12 +309,23 @@ class FineTuning:
         return self._tokens.cut(ids)
 
     def _evaluate(self, unseen: list[list[int]], y: np.ndarray) -> None:
-        accuracy, loss = accuracy_and_log_loss(y, score(self.classifier, unseen))
+        """Judge the weights as they will be exported, calibrated: a network's log-odds grow while its answers get better."""
+        scores = score(self.classifier, unseen)
+        self._stop_if_no_number(float(scores.sum()), "a score")
+        tokens = np.array([len(row) for row in unseen], float)
+        calibration = LengthCalibration().fit(scores, tokens, y)
+        accuracy, loss = accuracy_and_log_loss(y, calibration.log_odds(scores, tokens))
         self._log(validation_loss=loss, validation_accuracy=accuracy)
         self._without_better += 1
         if loss < self._best_loss or not self._best:
             self._best_loss, self._without_better = loss, 0
             self._best = {name: value.clone() for name, value in self.classifier.state_dict().items()}
+
+    def _stop_if_no_number(self, value: float, what: str) -> None:
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"{what} is {value} in step {self.steps}; lower learning_rate ({self._settings.learning_rate:g})"
+            )
 
     def _log(self, **values: float) -> None:
         found = [(f"curve/{name}", value, self.steps) for name, value in values.items()]

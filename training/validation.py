@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from data.table import row_hash
+from data.table import reviews_of, row_hashes
 from sentiment_model.scorers import Scorer
 from training.errors import TrainingError
 from training.kinds import Trained, copy_scorer
@@ -26,8 +26,8 @@ def validation_rows(table: pd.DataFrame) -> np.ndarray:
     TrainingError
         If there are not at least ten of each class.
     """
-    left_out = table["review"].map(row_hash).map(lambda digits: int(digits, 16) % VALIDATION_SHARE == 0)
-    chosen = ((table["split"] == "train") & left_out).to_numpy()
+    left_out = [int(digits, 16) % VALIDATION_SHARE == 0 for digits in row_hashes(table)]
+    chosen = (table["split"] == "train").to_numpy() & left_out
     for label in ("positive", "negative"):
         there = int((table["sentiment"][chosen] == label).sum())
         if there < 10:
@@ -63,7 +63,7 @@ def judge(
     unseen = left_out | (table["split"] == "test").to_numpy()
     log_odds = np.full(len(table), np.nan)
     with step("score", f"{unseen.sum():,} reviews that were left out, by what is exported"):
-        log_odds[unseen] = log_odds_of(scorer, table["review"][unseen])
+        log_odds[unseen] = log_odds_of(scorer, table, unseen)
     return Trained(
         log_odds=log_odds,
         seen=(table["split"] == "train").to_numpy(),
@@ -75,18 +75,26 @@ def judge(
 
 
 def with_progress(
-    scores: Callable[[pd.Series], tuple[np.ndarray, ...]], texts: pd.Series
+    scores: Callable[[list[str]], tuple[np.ndarray, ...]], table: pd.DataFrame, rows: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-    """Return what ``scores`` gives for some texts, asked for a slice at a time behind a progress bar."""
+    """Return what ``scores`` gives for the reviews of some rows, asked for a slice at a time behind a progress bar.
+
+    Parameters
+    ----------
+    scores : callable
+    table : DataFrame
+    rows : ndarray of bool of shape (n_rows,)
+    """
     found = []
-    with tqdm(total=len(texts), desc="scoring", unit=" reviews", disable=None) as progress:
-        for start in range(0, len(texts), SLICE):
-            found.append(scores(texts[start : start + SLICE]))
+    numbers = np.flatnonzero(rows)
+    with tqdm(total=len(numbers), desc="scoring", unit=" reviews", disable=None) as progress:
+        for start in range(0, len(numbers), SLICE):
+            found.append(scores(reviews_of(table, numbers[start : start + SLICE])))
             progress.update(len(found[-1][0]))
     return tuple(map(np.concatenate, zip(*found, strict=True)))
 
 
-def log_odds_of(scorer: Scorer, texts: pd.Series) -> np.ndarray:
-    """Return the log-odds of some texts, of shape (n_texts,), behind a progress bar."""
-    (found,) = with_progress(lambda some: (scorer.log_odds(some),), texts)
+def log_odds_of(scorer: Scorer, table: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
+    """Return the log-odds of the reviews of some rows, as :func:`with_progress` takes them."""
+    (found,) = with_progress(lambda texts: (scorer.log_odds(texts),), table, rows)
     return found

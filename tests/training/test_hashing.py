@@ -1,6 +1,9 @@
 """The online model: going on from a registered version."""
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +15,7 @@ from mlflow.tracking import MlflowClient
 
 from data.table import row_hash
 from sentiment_model.hashing import HashingScorer
-from tests.conftest import SUMMARY, standing_in
+from tests.conftest import ROOT, SUMMARY, standing_in
 from training.errors import TrainingError
 from training.settings import Settings
 from training.train import Candidate, register_candidate, train
@@ -83,3 +86,60 @@ def test_rows_that_are_held_out_now_are_refused(reviews: pd.DataFrame, first: Ml
         TrainingError, match=r"version 1 was trained on \d+ of the rows that are held out here"
     ):
         trained(reviews.assign(split=more), replace(QUICK, warm_start=1))
+
+
+PEAK = """
+import sys, threading, time
+from pathlib import Path
+from training.main import main
+
+peaks = []
+def watch():
+    while True:
+        peaks.append(int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]))
+        time.sleep(0.01)
+
+threading.Thread(target=watch, daemon=True).start()
+main(sys.argv[1:], standalone_mode=False)
+print("peak", max(peaks))
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="the kernel tells memory of a process from files in /proc"
+)
+def test_texts_are_never_in_memory_together(tmp_path: Path) -> None:
+    """From the CSV to the version in Production: four times as many rows, and memory that does not grow with them."""
+
+    def peak(rows: int) -> tuple[float, float]:
+        """Return the size of a CSV of so many rows, and the most memory that the pipeline had for itself, in MB."""
+        folder = tmp_path / str(rows)
+        folder.mkdir()
+        source = folder / "source.csv"
+        with source.open("w") as file:
+            file.write("text,label\n")
+            for row in range(rows):
+                word, label = ("bad", 0) if row % 2 else ("good", 1)
+                file.write(f"film {row} was {f'so {word} that I can say no more ' * 300},{label}\n")
+        asked = f"--source {source} --out {folder}/imdb.csv --model hashing --ngram-max 1 --n-features 4096 --passes 1"
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK, *asked.split()],
+            cwd=folder,
+            env=os.environ
+            | {
+                "PYTHONPATH": str(ROOT),
+                "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+                "SQLITE_TMPDIR": str(folder),
+            },
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert "version 1 is in Production" in done.stdout
+        return source.stat().st_size / 1e6, int(done.stdout.split()[-1]) / 1e3
+
+    (small, little), (large, much) = peak(2_000), peak(8_000)
+    assert large - small > 50
+    assert much - little < (large - small) / 4, (
+        f"{large - small:.0f} MB of text more took {much - little:.0f} MB"
+    )

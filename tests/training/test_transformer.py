@@ -143,6 +143,26 @@ def test_it_stops_early_with_the_best_weights(
     assert tuning.steps < 30 * an_epoch
 
 
+def test_better_answers_win_though_the_network_is_too_sure_of_them(
+    quick: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is exported is calibrated: a network that has learnt more, and whose log-odds have grown, is not worse for that."""
+    random = np.random.default_rng(0)
+    y = random.random(400) < 0.5
+    earlier = random.normal(size=400) + np.where(y, 1, -1)
+    later = 30 * (random.normal(size=400) + np.where(y, 1.5, -1.5))
+    found = iter([earlier, later, earlier])
+    monkeypatch.setattr(transformer, "score", lambda *_: next(found))
+    network, _ = load(quick.weights, quick.max_tokens)
+    tokens = Tokens(Path(quick.weights, "tokenizer.json"), quick.max_tokens)
+    tuning = transformer.FineTuning(transformer.classifier_of(network, 0), tokens, quick, None)
+    best = []
+    for _ in range(3):
+        tuning._evaluate([[1] * 20] * 400, y)
+        best.append(tuning._without_better)
+    assert best == [0, 0, 1]
+
+
 def test_a_loss_that_is_no_number_ends_it(
     few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
