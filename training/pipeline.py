@@ -134,10 +134,11 @@ def _without_addresses(path: Path) -> None:
     names: dict[str, str] = {}
 
     def numbered(node: dict[str, Any]) -> dict[str, Any]:
-        if "__id__" in node:
-            node["__id__"] = numbers.setdefault(node["__id__"], len(numbers))
-        if node.get("file") in contents:
-            node["file"] = names.setdefault(node["file"], f"{len(names)}{Path(node['file']).suffix}")
+        # a dict of the user's has its own keys, which may be the same words; what lies under them is a node
+        if isinstance(key := node.get("__id__"), int):
+            node["__id__"] = numbers.setdefault(key, len(numbers))
+        if isinstance(file := node.get("file"), str) and file in contents:
+            node["file"] = names.setdefault(file, f"{len(names)}{Path(file).suffix}")
         return node
 
     schema = json.loads(contents.pop(SCHEMA), object_hook=numbered)

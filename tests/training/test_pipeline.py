@@ -24,6 +24,13 @@ def test_one_without_a_decision_function_is_taken(reviews: pd.DataFrame, store: 
     assert trained(reviews, "bayes").scores["roc_auc"] > 0.6
 
 
+def test_words_that_skops_uses_itself_are_words(reviews: pd.DataFrame, store: MlflowClient) -> None:
+    """As keys of the vocabulary, beside the keys of the file in which it stands."""
+    words = " file __id__ __class__ __module__ __loader__ content type schema.json"
+    few = reviews.head(600).assign(review=lambda table: table["review"] + words)
+    assert trained(few, "tfidf").scores["roc_auc"] > 0.6
+
+
 def test_types_that_are_not_known_ask_for_consent_and_are_shown(
     reviews: pd.DataFrame, store: MlflowClient, tmp_path: Path
 ) -> None:

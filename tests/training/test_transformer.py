@@ -1,7 +1,11 @@
 """Fine-tuning: broken off and gone on with, and what is said of what goes wrong."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +15,8 @@ import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 
-from tests.conftest import SUMMARY, free_port
+from registry.versions import all_versions
+from tests.conftest import ROOT, SUMMARY, free_port, standing_in, until
 from training.errors import TrainingError
 from training.settings import Settings
 from training.train import train
@@ -130,6 +135,39 @@ def test_curves_are_whole_after_a_break(
     losses = store.get_metric_history(run.info.run_id, "curve/loss")
     assert sorted(point.step for point in losses) == list(range(20, tuning.steps + 1, 20))
     assert store.get_metric_history(run.info.run_id, "curve/validation_loss")
+
+
+EAGER = """
+from training import transformer
+transformer.CHECKPOINT_SECONDS = 0
+from training.main import main
+main()
+"""
+
+
+def test_a_process_that_was_killed_is_gone_on_with_by_the_same_command(
+    few: pd.DataFrame, tiny: Path, tmp_path: Path
+) -> None:
+    """Kill -9: nothing is registered, and the next run needs no more than the same command."""
+    few[["review", "sentiment", "source"]].to_csv(tmp_path / "few.csv", index=False)
+    asked = f"--source few.csv --out imdb.csv --model transformer --weights {tiny} --max-tokens 32 --epochs 4 --checkpoints kept"
+    command = [sys.executable, "-c", EAGER, *asked.split(), "--promote", "never"]
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": uri}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment) as process:
+        until(lambda: list(tmp_path.glob("kept/*.safetensors")), 120, "a checkpoint")
+        process.kill()
+    with standing_in(tmp_path) as client:
+        assert all_versions(client) == []
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+        told = re.search(r"going on from step (\d+)", done.stdout)
+        assert told
+        assert int(told[1]) > 0
+        (version,) = all_versions(client)
+        steps = [point.step for point in client.get_metric_history(version.run_id, "curve/loss")]
+        assert sorted(steps) == list(range(20, max(steps) + 1, 20)), "the curve is whole"
+    assert list(tmp_path.glob("kept/*.safetensors")) == []
 
 
 def test_it_stops_early_with_the_best_weights(
