@@ -1,6 +1,7 @@
 """What serves and scores does not notice which kind of model a version is."""
 
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
@@ -21,7 +22,7 @@ OWN = "tests.pipelines:tfidf"
 @pytest.fixture
 def other(request: pytest.FixtureRequest, versions: Registry, reviews: pd.DataFrame, tmp_path: Path) -> int:
     """A version of another kind than n-grams, registered."""
-    quick = {"ngram_max": 2, "checkpoints": str(tmp_path / "checkpoints")}
+    quick: dict[str, Any] = {"ngram_max": 2, "checkpoints": str(tmp_path / "checkpoints")}
     if request.param == "stack":
         weights = str(request.getfixturevalue("tiny"))
         quick |= {
