@@ -50,13 +50,12 @@ class Reviews:
 
     def __init__(self) -> None:
         self.duplicates = 0
-        self._database = sqlite3.connect(
-            "", isolation_level=None
-        )  # a file of SQLite's own, gone when it is closed
+        # "" is a file without a name, which SQLite removes
+        self._database = sqlite3.connect("", isolation_level=None)
         self._database.executescript(
             f"PRAGMA journal_mode = OFF; PRAGMA cache_size = -{_CACHE};"
             "CREATE TABLE kept (hash TEXT UNIQUE, review TEXT, sentiment TEXT, split TEXT, source TEXT, place TEXT, characters INT);"
-            "CREATE TABLE rejects (place TEXT, reason TEXT, review TEXT);"
+            "CREATE TABLE rejects (place TEXT, reason TEXT, review TEXT); BEGIN"
         )
 
     def rows(self) -> Iterator[tuple[str, ...]]:
