@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -102,16 +101,16 @@ def _write_all(reviews: Reviews, request: dict[str, Any], out: Path) -> dict[str
         _whole(out) as table_part,
     ):
         _write_csv(table_part, COLUMNS, reviews.rows())
-        rejected = _write_csv(rejects_part, REJECT_COLUMNS, map(_inert, reviews.rejected()))
-        counts = {"duplicates": reviews.duplicates, "rejected": rejected}
+        _write_csv(rejects_part, REJECT_COLUMNS, map(_inert, reviews.rejected_rows()))
+        counts = {"duplicates": reviews.duplicates, "rejected": reviews.rejected}
         summary = request | _describe(reviews) | counts | {"table_sha256": sha256_of(table_part)}
         summary_part.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         for final in (rejects_path(out), summary_path(out), out):
             os.replace(_part(final), final)
     click.echo(
         f"data: {summary['rows']} rows from {request['source']} in {out.name}, "
-        f"{reviews.duplicates} duplicates dropped, {rejected} rows set aside"
-        + (f" in {rejects_path(out).name}" if rejected else "")
+        f"{reviews.duplicates} duplicates dropped, {reviews.rejected} rows set aside"
+        + (f" in {rejects_path(out).name}" if reviews.rejected else "")
     )
     return summary
 
@@ -232,14 +231,11 @@ def _whole(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def _write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[str]]) -> int:
-    """Write a file and return how many rows it has."""
-    written = -1
+def _write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        for written, row in enumerate(chain([header], rows)):  # noqa: B007
-            writer.writerow(row)
-    return written
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 @click.command(cls=Command, help="Acquire and validate reviews, assign the splits, write the table.")

@@ -2,6 +2,7 @@
 
 import hashlib
 import html
+import mmap
 import os
 import re
 import sqlite3
@@ -10,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryFile
+from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -44,12 +46,12 @@ class Reviews:
 
     Attributes
     ----------
-    duplicates : int
-        How many were dropped.
+    duplicates, rejected : int
+        How many were dropped, and how many set aside.
     """
 
     def __init__(self) -> None:
-        self.duplicates = 0
+        self.duplicates = self.rejected = 0
         # "" is a file without a name, which SQLite removes
         self._database = sqlite3.connect("", isolation_level=None)
         self._database.executescript(
@@ -62,7 +64,7 @@ class Reviews:
         """Yield ``review``, ``sentiment``, ``split`` and ``source`` of each row, in the order of the source."""
         return self._database.execute("SELECT review, sentiment, split, source FROM kept ORDER BY rowid")
 
-    def rejected(self) -> Iterator[tuple[str, ...]]:
+    def rejected_rows(self) -> Iterator[tuple[str, ...]]:
         """Yield ``where``, ``reason`` and ``review`` of each row set aside, in the order of the source."""
         return self._database.execute("SELECT place, reason, review FROM rejects ORDER BY rowid")
 
@@ -74,7 +76,7 @@ class Reviews:
     @property
     def rejects(self) -> pd.DataFrame:
         """The rows set aside, in memory."""
-        return pd.DataFrame(self.rejected(), columns=REJECT_COLUMNS)
+        return pd.DataFrame(self.rejected_rows(), columns=REJECT_COLUMNS)
 
     def counts(self, column: str) -> dict[str, int]:
         """Return how many rows have each value of ``sentiment``, ``split`` or ``source``, the most frequent first."""
@@ -105,6 +107,7 @@ class Reviews:
 
     def reject(self, raw: RawRow, reason: str) -> None:
         """Set a row aside."""
+        self.rejected += 1
         readable = raw.review.encode("utf-8", "replace").decode()
         self._database.execute("INSERT INTO rejects VALUES (?, ?, ?)", [raw.where, reason, readable])
 
@@ -214,8 +217,8 @@ def _stop_if_bad(origin: str, total: int, bad: int, found: Reviews) -> None:
         raise DataError(f"{origin}: no rows below the header")
     if bad <= MAX_BAD_SHARE * total:
         return
-    reasons = Counter(re.sub(r"'[^']*'(?=;)|line \d+", "…", reason) for _, reason, _ in found.rejected())
-    examples = "; ".join(f"{where}: {reason}" for where, reason, _ in islice(found.rejected(), 3))
+    reasons = Counter(re.sub(r"'[^']*'(?=;)|line \d+", "…", reason) for _, reason, _ in found.rejected_rows())
+    examples = "; ".join(f"{where}: {reason}" for where, reason, _ in islice(found.rejected_rows(), 3))
     raise DataError(
         f"{origin}: {bad} of {total} rows cannot be used, more than {MAX_BAD_SHARE:.0%} "
         f"({', '.join(f'{n} × {reason}' for reason, n in reasons.most_common(3))}). First: {examples}. Mend the file and run again"
@@ -223,25 +226,37 @@ def _stop_if_bad(origin: str, total: int, bad: int, found: Reviews) -> None:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Return the table that :mod:`data.ingest` wrote, its texts in a file that is mapped into memory and has no name any more.
+    """Return the table that :mod:`data.ingest` wrote, its texts in a file without a name that is mapped into memory.
 
     Raises
     ------
     DataError
-        If the file is missing or is not such a table.
+        If the file is missing, is not such a table, or the disk is full.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; run 'mlflow run . -e ingest' or 'make data' first")
+    folder = path.parent if os.access(path.parent, os.W_OK) else None  # /tmp is memory here and there
+    try:
+        with TemporaryFile(dir=folder) as file:
+            _write_arrow(file, path)
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise DataError(
+            f"{path}: its texts cannot be kept in {folder or 'the folder for temporary files'} while they are used "
+            f"({error.strerror or error}); free as much space as the table takes"
+        ) from None
+    return pa.ipc.open_file(pa.py_buffer(mapped)).read_all().to_pandas()
+
+
+def _write_arrow(file: IO[bytes], path: Path) -> None:
     schema = pa.schema([(column, pa.large_string()) for column in COLUMNS])
-    beside = path.parent if os.access(path.parent, os.W_OK) else None  # /tmp is memory here and there
-    with NamedTemporaryFile(prefix=".table-", dir=beside) as file:
-        with pa.ipc.new_file(file.name, schema) as writer:
-            for rows in _batches(read_csv(path, default_source="csv")):
-                if any(row.fault or row.split not in ("train", "test") for row in rows):
-                    raise DataError(f"{path} is not a table that ingest wrote; run ingest on it")
-                columns = ([getattr(row, column) for row in rows] for column in COLUMNS)
-                writer.write_batch(pa.record_batch(list(map(pa.array, columns)), schema=schema))
-        return pa.ipc.open_file(pa.memory_map(file.name)).read_all().to_pandas()
+    with pa.ipc.new_file(file, schema) as writer:
+        for rows in _batches(read_csv(path, default_source="csv")):
+            if any(row.fault or row.split not in ("train", "test") for row in rows):
+                raise DataError(f"{path} is not a table that ingest wrote; run ingest on it")
+            columns = ([getattr(row, column) for row in rows] for column in COLUMNS)
+            writer.write_batch(pa.record_batch(list(map(pa.array, columns)), schema=schema))
+    file.flush()
 
 
 def _batches(rows: Iterable[RawRow]) -> Iterator[list[RawRow]]:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pandas as pd
 
-from data.table import row_hashes
+from data.table import reviews_of, row_hash
 from registry.store import connect
 from registry.versions import fetch, find
 from sentiment_model.scorers import read_settings
@@ -58,7 +59,8 @@ def registered(number: int, scorer: str, kind: str, table: pd.DataFrame) -> Regi
         raise TrainingError(
             f"warm_start={number}: what version {number} was trained on cannot be read, so that held-out rows could be among it"
         )
-    leaked = ((table["split"] == "test").to_numpy() & row_hashes(table).isin(seen)).sum()
+    held_out = np.flatnonzero(table["split"] == "test")
+    leaked = len({row_hash(review) for review in reviews_of(table, held_out)}.intersection(seen))
     if leaked:
         raise TrainingError(
             f"warm_start={number}: version {number} was trained on {leaked:,} of the rows that are held out here; "

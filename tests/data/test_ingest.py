@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +13,7 @@ from data import ingest as module
 from data.errors import DataError
 from data.ingest import ingest, read_summary, rejects_path, summary_path
 from data.table import read_table
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", " =", "\u00a0@", "＝"])
@@ -171,3 +175,38 @@ def test_fifty_thousand_reviews_load(all_reviews: pd.DataFrame, tmp_path: Path) 
         f"{summary['rows']} rows of {source.stat().st_size / 1e6:.0f} MB: {time.perf_counter() - start:.1f} s"
     )
     assert summary["rows"] == len(table)
+
+
+LITTLE_DISK = """
+import resource, sys
+from pathlib import Path
+from data import ingest, table
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+if sys.argv[1] == "sift":
+    ingest.ingest("large.csv", 0.1, Path("new.csv"))
+else:
+    table.read_table(Path("imdb.csv"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "says"), [("sift", "cannot be kept on disk while they are read"), ("read", "cannot be kept in")]
+)
+def test_a_disk_too_small_for_the_texts_is_one_clear_line(tmp_path: Path, what: str, says: str) -> None:
+    rows = "".join(f"film {row} {'was so good ' * 2000},{row % 2}\n" for row in range(1_500))
+    (tmp_path / "large.csv").write_text(f"text,label\n{rows}")
+    if what == "read":
+        ingest(str(tmp_path / "large.csv"), 0.1, tmp_path / "imdb.csv")
+    before = {path.name for path in tmp_path.iterdir()} | {".new.csv.lock"}
+    done = subprocess.run(
+        [sys.executable, "-c", LITTLE_DISK, what],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "SQLITE_TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert f"DataError: {'large' if what == 'sift' else 'imdb'}.csv: " in done.stderr
+    assert says in done.stderr.splitlines()[-1]
+    assert {path.name for path in tmp_path.iterdir()} <= before, "nothing is left of what was begun"

@@ -97,7 +97,7 @@ peaks = []
 def watch():
     while True:
         peaks.append(int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]))
-        time.sleep(0.01)
+        time.sleep(0.01)  # a sample of memory each time; nothing is waited for
 
 threading.Thread(target=watch, daemon=True).start()
 main(sys.argv[1:], standalone_mode=False)
