@@ -25,6 +25,7 @@ from training.validation import judge, validation_rows
 
 USES = ("weights", "max_tokens", "head", "precision", "seed")
 HIDDEN, ALPHA, ITERATIONS = 64, 1.0, 100  # of the deep head: units, L2 penalty, most passes
+DEAD = 1e-6
 STRENGTHS = np.logspace(-4, 1, 6)  # of which cross-validation chooses, for logistic regression
 
 
@@ -42,7 +43,7 @@ def train(table: pd.DataFrame, settings: Settings) -> Trained:
             network.cuda()
         vectors = embeddings(network, [tokens.cut(ids) for ids in tokens(table["review"][seen])])
     with step("fit", f"head {settings.head} on vectors of {vectors.shape[1]} numbers"), threadpool_limits(1):
-        head = _head(settings).fit(vectors, (table["sentiment"][seen] == "positive").to_numpy())
+        head = fit_head(vectors, (table["sentiment"][seen] == "positive").to_numpy(), settings)
     with step("export", "ONNX, calibration, int8"):
         exported = export(
             Classifier(encoder, as_layers(head)),
@@ -60,7 +61,10 @@ def train(table: pd.DataFrame, settings: Settings) -> Trained:
     return judge(exported.scorer, made, recipe, PACKAGES, table, left_out)
 
 
-def _head(settings: Settings) -> Pipeline:
+def fit_head(vectors: np.ndarray, y: np.ndarray, settings: Settings) -> Pipeline:
+    """Return a scaler and a classifier, fitted on vectors of shape (n_rows, n_dimensions)."""
+    # what an encoder leaves of a dead dimension is rounding errors: a scaler would blow them up to numbers that int8 cannot hold
+    vectors = np.where(np.abs(vectors) < DEAD, 0.0, vectors)
     if settings.head == "mlp":
         classifier = MLPClassifier(
             (HIDDEN,), alpha=ALPHA, early_stopping=True, max_iter=ITERATIONS, random_state=settings.seed
@@ -73,7 +77,7 @@ def _head(settings: Settings) -> Pipeline:
             l1_ratios=(0,),
             random_state=settings.seed,
         )
-    return make_pipeline(StandardScaler(), classifier)
+    return make_pipeline(StandardScaler(), classifier).fit(vectors, y)
 
 
 def as_layers(head: Pipeline) -> nn.Sequential:

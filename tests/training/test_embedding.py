@@ -1,0 +1,28 @@
+"""The head on the vectors of a frozen encoder."""
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.deep
+torch = pytest.importorskip("torch", reason="PyTorch (make env-deep) is not installed")
+
+from training.embedding import as_layers, fit_head  # noqa: E402 -- once it is known to be there
+from training.settings import Settings  # noqa: E402 -- as above
+
+
+@pytest.mark.parametrize("head", ["mlp", "logistic"])
+def test_a_dead_dimension_of_the_encoder_gets_no_huge_weights(head: str) -> None:
+    """MiniLM has two that are 1e-33 and one that is 1e-9: scaled to unit variance, they made int8 answer all texts alike."""
+    random = np.random.default_rng(0)
+    y = random.random(600) < 0.5
+    vectors = random.normal(size=(600, 6)) + 2 * y[:, None]
+    vectors[:, 2] = random.normal(size=600) * 1e-33
+    vectors[:, 4] = random.normal(size=600) * 1e-9
+    fitted = fit_head(vectors, y, Settings(head=head))
+    layers = as_layers(fitted)
+    first = layers[0]
+    assert isinstance(first, torch.nn.Linear)
+    assert first.weight.abs().max() < 100
+    scores = layers(torch.from_numpy(vectors.astype(np.float32))).detach().numpy()[:, 0]
+    assert ((scores > 0) == y).mean() > 0.9
+    np.testing.assert_allclose(1 / (1 + np.exp(-scores)), fitted.predict_proba(vectors)[:, 1], atol=1e-5)
