@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from sentiment_model.encoder import TOKENIZER, Tokens
-from training.encoder import PACKAGES, Classifier, embeddings, export, load
+from training.encoder import PACKAGES, Classifier, device, embeddings, export, failures_told, load
 from training.kinds import Trained
 from training.settings import Settings
 from training.steps import step
@@ -38,10 +38,9 @@ def train(table: pd.DataFrame, settings: Settings) -> Trained:
         encoder, tokenizer = load(settings.weights, settings.max_tokens)
         tokenizer.backend_tokenizer.save(str(Path(made.name, TOKENIZER)))
         tokens = Tokens(Path(made.name, TOKENIZER), settings.max_tokens)
-        network = Classifier(encoder, nn.Identity())
-        if torch.cuda.is_available():
-            network.cuda()
-        vectors = embeddings(network, [tokens.cut(ids) for ids in tokens(table["review"][seen])])
+        rows = [tokens.cut(ids) for ids in tokens(table["review"][seen])]
+        with failures_told(f"texts of {settings.max_tokens} tokens", "max_tokens"):
+            vectors = embeddings(Classifier(encoder, nn.Identity()).to(device()), rows)
     with step("fit", f"head {settings.head} on vectors of {vectors.shape[1]} numbers"), threadpool_limits(1):
         head = fit_head(vectors, (table["sentiment"][seen] == "positive").to_numpy(), settings)
     with step("export", "ONNX, calibration, int8"):

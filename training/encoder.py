@@ -4,7 +4,7 @@ import importlib.util
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -298,6 +298,45 @@ def embeddings(classifier: Classifier, rows: list[list[int]], batch_size: int = 
             found[numbers] = vectors.float().cpu().numpy()
             progress.update(len(numbers))
     return found
+
+
+def device() -> torch.device:
+    """Return where networks are trained: a GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def failures_told(texts: str, lower: str, at_step: Callable[[], int] | None = None) -> Iterator[None]:
+    """Say in a line what to lower where memory does not suffice, or that a GPU was lost.
+
+    Parameters
+    ----------
+    texts : str
+        What memory has to suffice for.
+    lower : str
+        The parameters to lower.
+    at_step : callable, optional
+        Gives the step of a training that keeps checkpoints.
+
+    Raises
+    ------
+    TrainingError
+        In place of the error of either.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        little = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if little or "allocate memory" in reason or "out of memory" in reason:
+            raise TrainingError(
+                f"memory does not suffice for {texts} at once ({reason}); lower {lower}"
+            ) from None
+        if device().type == "cuda":
+            at = "" if at_step is None else f" in step {at_step():,}"
+            then = "starts again" if at_step is None else "goes on from its last checkpoint"
+            raise TrainingError(f"the GPU failed{at} ({reason}); the same command {then}") from None
+        raise
 
 
 @contextmanager

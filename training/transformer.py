@@ -36,7 +36,9 @@ from training.encoder import (
     PACKAGES,
     Classifier,
     Network,
+    device,
     export,
+    failures_told,
     find_weights,
     load,
     score,
@@ -179,8 +181,8 @@ class FineTuning:
 
     def __init__(self, classifier: Classifier, tokens: Tokens, settings: Settings, kept: Path | None) -> None:
         self.steps = 0
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.classifier = classifier.to(self._device)
+        self._device = device()
+        self.classifier = classifier
         self._tokens = tokens
         self._settings = settings
         self._kept = kept
@@ -227,35 +229,35 @@ class FineTuning:
         an_epoch = math.ceil(len(rows) / settings.batch_size)
         total = an_epoch * settings.epochs
         evaluate_each = max(1, an_epoch // EVALUATIONS)
-        self._resume()
-        saved = time.monotonic()
-        losses: deque[float] = deque(maxlen=LOG_STEPS)
-        with (
-            self._told(),
-            tqdm(
+        texts = f"{settings.batch_size} texts of {settings.max_tokens} tokens"
+        with failures_told(texts, "batch_size or max_tokens", lambda: self.steps):
+            self.classifier.to(self._device)
+            self._resume()
+            saved = time.monotonic()
+            losses: deque[float] = deque(maxlen=LOG_STEPS)
+            with tqdm(
                 total=total, initial=self.steps, desc="fine-tuning", unit=" steps", disable=None
-            ) as progress,
-        ):
-            while self.steps < total and self._without_better < PATIENCE:
-                epoch, at = divmod(self.steps, an_epoch)
-                if at == 0 or not losses:
-                    plan = self._plan(rows, epoch)
-                try:
-                    losses.append(self._step(rows, y, plan[at], total))
-                    self.steps += 1
-                    progress.update()
-                    if self.steps % LOG_STEPS == 0:
-                        mean = float(np.mean(losses))
-                        progress.set_postfix(loss=f"{mean:.3f}")
-                        self._log(loss=mean, learning_rate=self._optimizer.param_groups[0]["lr"])
-                    if self.steps % evaluate_each == 0 or self.steps == total:
-                        self._evaluate(unseen, unseen_y)
-                    if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            ) as progress:
+                while self.steps < total and self._without_better < PATIENCE:
+                    epoch, at = divmod(self.steps, an_epoch)
+                    if at == 0 or not losses:
+                        plan = self._plan(rows, epoch)
+                    try:
+                        losses.append(self._step(rows, y, plan[at], total))
+                        self.steps += 1
+                        progress.update()
+                        if self.steps % LOG_STEPS == 0:
+                            mean = float(np.mean(losses))
+                            progress.set_postfix(loss=f"{mean:.3f}")
+                            self._log(loss=mean, learning_rate=self._optimizer.param_groups[0]["lr"])
+                        if self.steps % evaluate_each == 0 or self.steps == total:
+                            self._evaluate(unseen, unseen_y)
+                        if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                            self._save()
+                            saved = time.monotonic()
+                    except KeyboardInterrupt:
                         self._save()
-                        saved = time.monotonic()
-                except KeyboardInterrupt:
-                    self._save()
-                    raise
+                        raise
         if self.steps < total:
             click.echo(
                 f"fit: stopped early after {self.steps:,} of {total:,} steps, validation got no better"
@@ -377,25 +379,6 @@ class FineTuning:
         self._curves = [(name, value, at) for name, value, at in state["curves"]]
         _log_curves(self._curves)
         click.echo(f"fit: an earlier run was broken off; going on from step {self.steps:,}")
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Say in a line what to lower, or that a GPU was lost."""
-        try:
-            yield
-        except (MemoryError, RuntimeError) as error:
-            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            little = isinstance(error, MemoryError | torch.OutOfMemoryError)
-            if little or "allocate memory" in reason or "out of memory" in reason:
-                raise TrainingError(
-                    f"memory does not suffice for {self._settings.batch_size} texts of {self._settings.max_tokens} tokens at "
-                    f"once ({reason}); lower batch_size or max_tokens"
-                ) from None
-            if self._device.type == "cuda":
-                raise TrainingError(
-                    f"the GPU failed in step {self.steps:,} ({reason}); the same command goes on from its last checkpoint"
-                ) from None
-            raise
 
 
 def _log_curves(curves: list[tuple[str, float, int]]) -> None:

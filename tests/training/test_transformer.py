@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,8 @@ from training.warm_start import registered
 pytestmark = pytest.mark.deep
 torch = pytest.importorskip("torch", reason="PyTorch (make env-deep) is not installed")
 
-from safetensors.torch import load_file  # noqa: E402 -- once it is known to be there
+from safetensors import safe_open  # noqa: E402 -- once it is known to be there
+from safetensors.torch import load_file  # noqa: E402 -- as above
 
 from training import encoder, transformer  # noqa: E402 -- as above
 from training.encoder import Tokens, export, find_weights, load  # noqa: E402 -- as above
@@ -63,7 +65,7 @@ def tune(table: pd.DataFrame, settings: Settings) -> transformer.FineTuning:
 
 
 def weights_of(tuning: transformer.FineTuning) -> dict[str, np.ndarray]:
-    return {name: value.numpy().copy() for name, value in tuning.classifier.state_dict().items()}
+    return {name: value.cpu().numpy().copy() for name, value in tuning.classifier.state_dict().items()}
 
 
 def broken_off_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,12 +252,12 @@ def test_too_little_memory_says_what_to_lower(
 def test_a_lost_gpu_is_one_line_and_keeps_the_checkpoint(
     few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No GPU is here to be lost: the error is one, the device is called one."""
+    """Where no GPU is there to be lost, the error is one, and PyTorch says that it has one."""
     real = transformer.FineTuning._step
 
     def lost(self: transformer.FineTuning, *args):
         if self.steps == 7:
-            self._device = torch.device("cuda")
+            monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
             raise RuntimeError(
                 "CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be ..."
             )
@@ -383,3 +385,129 @@ def test_a_warm_start_refuses_a_version_that_has_seen_what_is_held_out(
         registered(number, "encoder", "transformer", swapped)
     with pytest.raises(TrainingError, match=rf"version {number} is no hashing \(its scorer is encoder\)"):
         registered(number, "hashing", "hashing", few)
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
+
+
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """A GPU of which this process may have 48 MB."""
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(48e6 / torch.cuda.get_device_properties(0).total_memory)
+    yield
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    torch.cuda.empty_cache()
+
+
+@needs_gpu
+def test_on_a_gpu_products_are_of_half_precision_and_weights_are_not(
+    few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = set()
+    real = torch.nn.Linear.forward
+
+    def seen(self, given):
+        result = real(self, given)
+        if torch.is_grad_enabled():
+            found.add((result.device.type, result.dtype, self.weight.dtype))
+        return result
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", seen)
+    tune(few, replace(quick, epochs=1))
+    assert found == {("cuda", torch.bfloat16, torch.float32)}
+
+
+@needs_gpu
+def test_without_bfloat16_gradients_are_scaled_and_the_scale_is_kept(
+    few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    whole = weights_of(tune(few, replace(quick, checkpoints=f"{quick.checkpoints}/whole")))
+    with monkeypatch.context() as patch:
+        broken_off_at(41, patch)
+        with pytest.raises(KeyboardInterrupt):
+            tune(few, quick)
+    (kept,) = Path(quick.checkpoints).glob("*.safetensors")
+    with safe_open(kept, "pt") as file:
+        assert json.loads(file.metadata()["state"])["scaler"]["scale"] >= 1
+    for name, value in weights_of(tune(few, quick)).items():
+        np.testing.assert_array_equal(value, whole[name], err_msg=name)
+
+
+@needs_gpu
+def test_a_gpu_learns_what_a_processor_learns(
+    few: pd.DataFrame, quick: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for what is rounded: nothing is dropped, since each device draws by its own generator."""
+    folder = tmp_path / "weights"
+    shutil.copytree(quick.weights, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(transformer, "DROPOUT", 0.0)
+    settings = replace(quick, weights=str(folder))
+    tokens = Tokens(folder / "tokenizer.json", quick.max_tokens)
+    unseen = [tokens.cut(ids) for ids in tokens(few["review"][validation_rows(few)])]
+    gpu = encoder.score(tune(few, settings).classifier, unseen)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    processor = encoder.score(tune(few, settings).classifier, unseen)
+    np.testing.assert_allclose(gpu, processor, atol=0.1 * processor.std())
+
+
+@needs_gpu
+@pytest.mark.usefixtures("little_memory", "store")
+@pytest.mark.parametrize(
+    ("model", "lower"), [("transformer", "batch_size or max_tokens"), ("embedding", "max_tokens")]
+)
+def test_a_gpu_with_too_little_memory_says_what_to_lower(
+    model: str, lower: str, reviews: pd.DataFrame, quick: Settings
+) -> None:
+    settings = replace(quick, model=model, batch_size=256, max_tokens=512)
+    with (
+        mlflow.start_run(),
+        pytest.raises(TrainingError, match=rf"not suffice for .*512 tokens .*; lower {lower}$") as told,
+    ):
+        train(reviews, SUMMARY, settings)
+    assert "\n" not in told.value.message
+
+
+LOST = """
+import torch
+from training import transformer
+real = transformer.FineTuning._step
+def lost(self, *args):
+    if self.steps == 30:  # a kernel fails: no call of this process to the GPU works after it
+        torch.zeros(1, device="cuda")[torch.tensor([5], device="cuda")]
+    return real(self, *args)
+transformer.FineTuning._step = lost
+"""
+
+
+@needs_gpu
+def test_a_gpu_that_fails_ends_in_one_line_and_the_same_command_goes_on(
+    few: pd.DataFrame, tiny: Path, tmp_path: Path
+) -> None:
+    few[["review", "sentiment", "source"]].to_csv(tmp_path / "few.csv", index=False)
+    asked = f"--source few.csv --out imdb.csv --model transformer --weights {tiny} --max-tokens 32 --epochs 4 --checkpoints kept"
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+    }
+
+    def run(program: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", program, *asked.split(), "--promote", "never"]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        )
+
+    failed = run(LOST + EAGER)
+    assert failed.returncode == 1, failed.stderr[-2000:]
+    assert "Traceback" not in failed.stderr
+    assert re.search(r"^Error: the GPU failed in step 30 \(.*goes on from its last", failed.stderr, re.M)
+    with standing_in(tmp_path) as client:
+        assert all_versions(client) == []
+        done = run(EAGER)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert "going on from step 30" in done.stdout
+        assert len(all_versions(client)) == 1
