@@ -222,7 +222,7 @@ def test_a_bad_version_never_replaces_the_good_one(
             assert service.metric(f'sentiment_refused{{version="{bad.number}"}}') == 1
             assert service.metric("sentiment_version_wanted") == bad.number
             if kind == "does not load":
-                service.says(f"REFUSED: version {bad.number}, failure 3: ")
+                service.says(f"REFUSED: version {bad.number}, failure 3: ", 120)
                 assert "is not tried again; 'make promote VERSION=2' has it tried anew" in service.said
                 versions.promote(bad.number)
                 until(lambda: service.said.count("REFUSED: version 2, failure 1: ") == 2, what="anew")

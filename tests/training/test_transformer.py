@@ -17,7 +17,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from registry.versions import all_versions
-from tests.conftest import ROOT, SUMMARY, free_port, standing_in, until
+from tests.conftest import SUMMARY, free_port, standing_in, until
 from training.errors import TrainingError
 from training.settings import Settings
 from training.train import train
@@ -152,10 +152,10 @@ def test_a_process_that_was_killed_is_gone_on_with_by_the_same_command(
 ) -> None:
     """Kill -9: nothing is registered, and the next run needs no more than the same command."""
     few[["review", "sentiment", "source"]].to_csv(tmp_path / "few.csv", index=False)
-    asked = f"--source few.csv --out imdb.csv --model transformer --weights {tiny} --max-tokens 32 --epochs 4 --checkpoints kept"
+    asked = f"--source few.csv --out imdb.csv --model transformer --weights {tiny} --max-tokens 32 --epochs 4 --precision float32 --checkpoints kept"
     command = [sys.executable, "-c", EAGER, *asked.split(), "--promote", "never"]
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": uri}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "MLFLOW_TRACKING_URI": uri}
     with subprocess.Popen(command, cwd=tmp_path, env=environment) as process:
         until(lambda: list(tmp_path.glob("kept/*.safetensors")), 120, "a checkpoint")
         process.kill()
@@ -489,7 +489,7 @@ def test_a_gpu_that_fails_ends_in_one_line_and_the_same_command_goes_on(
     few: pd.DataFrame, tiny: Path, tmp_path: Path
 ) -> None:
     few[["review", "sentiment", "source"]].to_csv(tmp_path / "few.csv", index=False)
-    asked = f"--source few.csv --out imdb.csv --model transformer --weights {tiny} --max-tokens 32 --epochs 4 --checkpoints kept"
+    asked = f"--source few.csv --out imdb.csv --model transformer --weights {tiny} --max-tokens 32 --epochs 4 --precision float32 --checkpoints kept"
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(sys.path),
         "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
