@@ -47,6 +47,51 @@ class Keeper(ClassifierMixin, BaseEstimator):
         return np.full((len(X), 2), 0.5)
 
 
+class Unsure(ClassifierMixin, BaseEstimator):
+    """Does not know what it thinks of a text."""
+
+    def fit(self, X: list[str], y: np.ndarray) -> "Unsure":
+        self.classes_ = np.unique(y)
+        return self
+
+    def decision_function(self, X: list[str]) -> np.ndarray:
+        return np.full(len(X), np.nan)
+
+
+class Torn(Unsure):
+    """Answers once for all texts."""
+
+    def decision_function(self, X: list[str]) -> np.ndarray:
+        return np.zeros((1, 3))
+
+
+class Silent(Unsure):
+    """Does not answer."""
+
+    def decision_function(self, X: list[str]) -> np.ndarray:
+        raise OSError("no answer\ntoday")
+
+
+def unsure() -> Unsure:
+    return Unsure()
+
+
+def torn() -> Torn:
+    return Torn()
+
+
+def silent() -> Silent:
+    return Silent()
+
+
+def a_class() -> type:
+    return LogisticRegression
+
+
+def leaves() -> None:
+    raise SystemExit(0)
+
+
 def keeper() -> Keeper:
     return Keeper()
 

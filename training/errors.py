@@ -15,5 +15,5 @@ class GateRefused(click.ClickException):
 
 def one_line(told: object, most: int = 300) -> str:
     """Return what somebody else's error or object says, on one line."""
-    text = f"{type(told).__name__}: {told}" if isinstance(told, Exception) else str(told)
+    text = f"{type(told).__name__}: {told}" if isinstance(told, BaseException) else str(told)
     return " ".join(text.split())[:most]

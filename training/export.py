@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
 from mlflow.models import Model, ModelSignature
 from mlflow.models.model import ModelInfo
@@ -22,6 +23,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 import sentiment_model
 from sentiment_model.contract import TEXT, answer
 from sentiment_model.scorers import SETTINGS, Scorer
+from training.errors import TrainingError
 
 FLAVOR_NAME = "pyfunc"  # under which MLflow lists the logged model
 # of every kind; the last two make uvicorn faster, and free of the 44 ms that its second worker adds to each request else
@@ -55,8 +57,18 @@ def write_settings(folder: Path, scorer: str, settings: dict[str, Any]) -> None:
 
 
 def write_examples(scorer: Scorer, folder: Path) -> None:
-    """Write example texts with their answers, so that anyone can ask a loaded version whether it is itself."""
+    """Write example texts with their answers, so that anyone can ask a loaded version whether it is itself.
+
+    Raises
+    ------
+    TrainingError
+        If it has no number for one of them, or for a text that holds nothing.
+    """
     odds = scorer.log_odds(EXAMPLE_TEXTS)
+    if not np.isfinite([*odds, *scorer.log_odds([""])]).all():
+        raise TrainingError(
+            "the fitted model scores a text by what is no finite number; it is not registered"
+        )
     examples = [{TEXT: t, **answer(s)} for t, s in zip(EXAMPLE_TEXTS, odds.tolist(), strict=True)]
     _write_json(folder / EXAMPLES, examples)
 

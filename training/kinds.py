@@ -1,6 +1,6 @@
 """The kinds of model: the module that fits each, and what it gives back.
 
-A kind is a module of this room with ``USES``, the settings that it uses, and ``train``; a scorer that
+A kind is a module of this room as :class:`Kind` says; a scorer that
 :data:`sentiment_model.scorers.SCORERS` names; and a line here.
 """
 
@@ -77,9 +77,18 @@ class Kind(Protocol):
     """A module that fits a kind of model."""
 
     USES: tuple[str, ...]
+    """The settings that it uses."""
+    COMES_WITH_VERSION: tuple[str, ...]
+    """Those of them that it does not use where it goes on from a version (``warm_start``)."""
 
     def train(self, table: pd.DataFrame, settings: Settings) -> Trained:
         """Fit on ``table``, of columns ``review``, ``sentiment``, ``split`` and ``source``."""
+
+
+def used(kind: Kind, settings: Settings) -> list[str]:
+    """Return the settings that a kind uses, with all that was set."""
+    skipped = kind.COMES_WITH_VERSION if settings.warm_start else ()
+    return [name for name in kind.USES if name not in skipped]
 
 
 def copy_scorer(made: TemporaryDirectory[str], folder: Path, check_on: pd.Series) -> Scorer:

@@ -16,7 +16,7 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 import numpy as np
 import pandas as pd
 import skops.io
-from sklearn.base import is_classifier
+from sklearn.base import BaseEstimator, is_classifier
 from threadpoolctl import threadpool_limits
 
 from sentiment_model.pipeline import PIPELINE, PipelineScorer, scores
@@ -30,6 +30,7 @@ from training.steps import step
 from training.validation import judge, validation_rows
 
 USES = ("trust",)
+COMES_WITH_VERSION = ()
 PACKAGES = ("scikit-learn", "skops")
 SCORER, SCHEMA = "pipeline", "schema.json"
 AGREE = 1e-6  # scores in which the pipeline that is read back and the fitted one may differ
@@ -69,10 +70,11 @@ def _unfitted(name: str) -> Any:
     module, _, function = name.partition(":")
     try:
         made = getattr(importlib.import_module(module), function)()
-    except Exception as error:  # it is the user's code, and may fail in ways of its own
+        can = any(hasattr(made, method) for method in ("decision_function", "predict_proba"))
+        is_one = can and isinstance(made, BaseEstimator) and is_classifier(made)
+    except (Exception, SystemExit) as error:  # it is the user's code, and may end in ways of its own
         raise TrainingError(f"model={name}: {one_line(error)}") from error
-    can = [method for method in ("decision_function", "predict_proba") if hasattr(made, method)]
-    if not hasattr(made, "fit") or not is_classifier(made) or not can:
+    if not is_one:
         raise TrainingError(
             f"model={name} returned {one_line(repr(made))[:100]}, which is no classifier; return an unfitted scikit-learn pipeline "
             "from raw texts to a classifier with decision_function or predict_proba"
@@ -106,7 +108,12 @@ def _export(pipeline: Any, validation: pd.DataFrame, settings: Settings, folder:
             f"them, repeat this with trust={','.join(unknown)}"
         )
     texts = validation["review"].tolist()
-    found = scores(pipeline, texts)
+    try:
+        found = scores(pipeline, texts)
+    except (Exception, SystemExit) as error:  # as above
+        raise TrainingError(f"model={name}: texts cannot be scored: {one_line(error)}") from error
+    if found[0].shape != (len(texts),) or not np.isfinite(found[0]).all():
+        raise TrainingError(f"model={name}: its scores are not one finite number for each text")
     calibration = LengthCalibration().fit(*found, (validation["sentiment"] == "positive").to_numpy())
     write_settings(folder, SCORER, asdict(Scoring(unknown, **calibration.learnt())))
     try:

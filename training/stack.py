@@ -30,6 +30,7 @@ from training.validation import validation_rows, with_progress
 from training.warm_start import registered
 
 USES = tuple(dict.fromkeys((*ngram.USES, *transformer.USES, "cascade", "warm_start")))
+COMES_WITH_VERSION = tuple(name for name in transformer.USES if name not in ngram.USES)
 PACKAGES = (*ngram.PACKAGES, *NETWORK_PACKAGES)
 # what the cascade may cost on the validation rows: their share, and log-loss relative to that of always asking both
 ACCURACY, LOG_LOSS = 0.001, 1.01

@@ -35,7 +35,7 @@ from training.errors import TrainingError
 from training.explain import confident_mistakes, strongest_ngrams
 from training.export import log_model, write_examples
 from training.gate import HELD_OUT, HELD_OUT_DIGEST
-from training.kinds import Trained, kind
+from training.kinds import Trained, kind, used
 from training.metrics import scores_by_source
 from training.options import limit_option, register_option, settings_options
 from training.plots import judgement_plots, strongest_ngrams_plot
@@ -75,11 +75,13 @@ def train(table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> C
         If the kind of model is not known, or it cannot be fitted on these rows.
     """
     chosen = kind(settings.model)
-    params = settings.as_params(chosen.USES)
+    uses = used(chosen, settings)
+    params = settings.as_params(uses)
     if settings.engine == "spark" and settings.model != "ngram":
         raise TrainingError(f"engine=spark fits model=ngram alone; model={settings.model} needs engine=local")
-    if ignored := settings.unused(chosen.USES):
-        click.echo(f"NOTE: model={settings.model} does not use {', '.join(ignored)}", err=True)
+    if ignored := settings.unused(uses):
+        of = f" with warm_start={settings.warm_start}" if settings.warm_start else ""
+        click.echo(f"NOTE: model={settings.model}{of} does not use {', '.join(ignored)}", err=True)
     active = mlflow.active_run()
     assert active is not None  # noqa: S101 -- the entry points start one
     run_id = active.info.run_id

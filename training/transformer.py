@@ -43,7 +43,7 @@ from training.encoder import (
     load,
     score,
 )
-from training.errors import TrainingError
+from training.errors import TrainingError, one_line
 from training.kinds import Trained
 from training.metrics import accuracy_and_log_loss
 from training.settings import Settings
@@ -51,6 +51,7 @@ from training.steps import step
 from training.validation import judge, validation_rows
 
 USES = ("weights", "max_tokens", "epochs", "batch_size", "learning_rate", "precision", "seed")
+COMES_WITH_VERSION = ()
 WARM_UP, WEIGHT_DECAY, CLIP, DROPOUT = 0.06, 0.01, 1.0, 0.1
 WINDOWS = 0.25  # the share of long texts of which a window at random is shown, in place of head and tail
 BUCKET = 50  # batches whose rows are sorted by length together
@@ -139,20 +140,25 @@ def checkpoint(table: pd.DataFrame, settings: Settings) -> Iterator[Path | None]
         digest.update("\0".join(table[column]).encode("utf-8", "surrogatepass"))
     weights = find_weights(settings.weights)
     if isinstance(weights, Path):
-        for file in sorted(weights.glob("*.safetensors")):
+        for file in sorted([*weights.glob("*.safetensors"), *weights.glob("*.json")]):
             digest.update(file_digest(file).encode())
     path = Path(settings.checkpoints, f"{digest.hexdigest()[:16]}.safetensors")
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_suffix(".lock"))
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         click.echo("fit: another run trains the same now; this one keeps no checkpoints")
         yield None
         return
+    except OSError as error:
+        raise TrainingError(
+            f"checkpoints={settings.checkpoints}: no checkpoint can be kept there ({one_line(error)})"
+        ) from None
     try:
         yield path
         path.unlink(missing_ok=True)
+        Path(lock.lock_file).unlink(missing_ok=True)
     finally:
         lock.release()
 
@@ -318,6 +324,7 @@ class FineTuning:
         calibration = LengthCalibration().fit(scores, tokens, y)
         accuracy, loss = accuracy_and_log_loss(y, calibration.log_odds(scores, tokens))
         self._log(validation_loss=loss, validation_accuracy=accuracy)
+        click.echo(f"fit: step {self.steps:,}, validation loss {loss:.4f}, accuracy {accuracy:.4f}")
         self._without_better += 1
         if loss < self._best_loss or not self._best:
             self._best_loss, self._without_better = loss, 0
@@ -335,7 +342,7 @@ class FineTuning:
         _log_curves(found)
 
     def _save(self) -> None:
-        """Write the checkpoint, whole or not at all."""
+        """Write the checkpoint, whole or not at all; where there is no place for it, say so and go on."""
         if self._kept is None:
             return
         tensors = {f"now.{name}": value for name, value in self.classifier.state_dict().items()}
@@ -351,32 +358,44 @@ class FineTuning:
             "scaler": self._scaler.state_dict(),
         }
         part = self._kept.with_suffix(".part")
-        save_file(tensors, part, {"state": json.dumps(state)})
-        os.replace(part, self._kept)
-
-    def _resume(self) -> None:
-        if self._kept is None or not self._kept.is_file():
-            return
         try:
-            with safe_open(self._kept, "pt") as file:
-                state = json.loads(file.metadata()["state"])
-            tensors = load_file(self._kept, device=str(self._device))
-        except (SafetensorError, OSError, ValueError, LookupError):
-            click.echo("fit: the checkpoint of an earlier run cannot be read; from the beginning")
-            return
+            save_file(tensors, part, {"state": json.dumps(state)})
+            os.replace(part, self._kept)
+        except (SafetensorError, OSError) as error:
+            part.unlink(missing_ok=True)
+            click.echo(
+                f"NOTE: in step {self.steps:,} no checkpoint could be written ({one_line(error)})", err=True
+            )
+
+    def _take_up(self, kept: Path) -> None:
+        with safe_open(kept, "pt") as file:
+            state = json.loads(file.metadata()["state"])
         of: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "optimizer": {}}
-        for name, value in tensors.items():
+        for name, value in load_file(kept, device=str(self._device)).items():
             part, _, rest = name.partition(".")
             of[part][rest] = value
         self.classifier.load_state_dict(of["now"])
-        self._best = of["best"]
         for name, value in of["optimizer"].items():
             number, _, of_it = name.partition(".")
             self._optimizer.state[self._parameters[int(number)]][of_it] = value
         self._scaler.load_state_dict(state["scaler"])
-        self.steps, self._best_loss = state["steps"], state["best_loss"]
-        self._without_better = state["without_better"]
-        self._curves = [(name, value, at) for name, value, at in state["curves"]]
+        steps, best_loss, without_better = state["steps"], state["best_loss"], state["without_better"]
+        curves = [(name, value, at) for name, value, at in state["curves"]]
+        self._best, self._best_loss, self._without_better = of["best"], best_loss, without_better
+        self.steps, self._curves = steps, curves
+
+    def _resume(self) -> None:
+        if self._kept is None or not self._kept.is_file():
+            return
+        before = {name: value.clone() for name, value in self.classifier.state_dict().items()}
+        try:
+            self._take_up(self._kept)
+        except (SafetensorError, OSError, ValueError, LookupError, TypeError, RuntimeError):
+            click.echo("fit: the checkpoint of an earlier run cannot be read; from the beginning")
+            self.classifier.load_state_dict(before)
+            self._optimizer.state.clear()
+            self.steps = 0
+            return
         _log_curves(self._curves)
         click.echo(f"fit: an earlier run was broken off; going on from step {self.steps:,}")
 

@@ -53,6 +53,10 @@ def registered(number: int, scorer: str, kind: str, table: pd.DataFrame) -> Regi
             raise TrainingError(
                 f"warm_start={number}: version {number} is no {kind} (its scorer is {found}); give a version of model={kind}"
             )
+        if (model := version.tags.get("model", kind)) != kind:
+            raise TrainingError(
+                f"warm_start={number}: version {number} is of model={model}; give a version of model={kind}"
+            )
         shutil.copytree(files, folder.name, dirs_exist_ok=True)
     seen = trained_on(version)
     if seen.empty:

@@ -58,6 +58,8 @@ def test_types_that_are_not_known_ask_for_consent_and_are_shown(
         ("nothing", "returned None, which is no classifier"),
         ("regression", "which is no classifier; return an unfitted scikit-learn pipeline"),
         ("clusters", "which is no classifier"),
+        ("a_class", "which is no classifier"),
+        ("leaves", "SystemExit: 0"),
         ("fails", "OSError: the disk of the pipeline is full"),
         ("needs_numbers", "the pipeline cannot be fitted: ValueError"),
         ("keeper", "cannot be written by skops"),
@@ -74,6 +76,23 @@ def test_what_cannot_be_is_one_line_and_registers_nothing(
     assert "\n" not in told.value.message
     assert len(store.search_logged_models(["0"])) == before
     assert not store.search_model_versions("name = 'SentimentClassifier'")
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        ("unsure", "its scores are not one finite number for each text"),
+        ("torn", "its scores are not one finite number for each text"),
+        ("silent", "texts cannot be scored: OSError: no answer today"),
+    ],
+)
+def test_what_cannot_score_is_one_line(
+    function: str, says: str, reviews: pd.DataFrame, store: MlflowClient
+) -> None:
+    with pytest.raises(TrainingError) as told:
+        trained(reviews, function, trust=f"tests.pipelines.{function.title()}")
+    assert says in told.value.message
+    assert "\n" not in told.value.message
 
 
 def test_what_would_not_ship_is_refused_even_if_it_is_trusted(

@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -28,7 +30,17 @@ pytestmark = pytest.mark.deep
 torch = pytest.importorskip("torch", reason="PyTorch (make env-deep) is not installed")
 
 from safetensors import safe_open  # noqa: E402 -- once it is known to be there
-from safetensors.torch import load_file  # noqa: E402 -- as above
+from safetensors.torch import load_file, save_file  # noqa: E402 -- as above
+from transformers import (  # noqa: E402 -- as above
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2Model,
+    RobertaConfig,
+    RobertaModel,
+    T5Config,
+    T5Model,
+)
 
 from training import encoder, transformer  # noqa: E402 -- as above
 from training.encoder import Tokens, export, find_weights, load  # noqa: E402 -- as above
@@ -123,6 +135,70 @@ def test_a_checkpoint_that_cannot_be_read_is_not_taken_up(
         with pytest.raises(KeyboardInterrupt):
             tune(few, quick)
     assert "cannot be read; from the beginning" in capsys.readouterr().out
+
+
+def test_a_checkpoint_without_all_of_it_is_not_taken_up(
+    few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And leaves nothing behind: what is fitted then is what is fitted without it."""
+    settings = replace(quick, epochs=1)
+    whole = weights_of(tune(few, replace(settings, checkpoints=f"{quick.checkpoints}/whole")))
+    with monkeypatch.context() as patch:
+        broken_off_at(5, patch)
+        with pytest.raises(KeyboardInterrupt):
+            tune(few, settings)
+    (kept,) = Path(quick.checkpoints).glob("*.safetensors")
+    with safe_open(kept, "pt") as file:
+        state = file.metadata()
+    tensors = load_file(kept)
+    del tensors["now.head.1.weight"]
+    save_file(tensors, kept, state)
+    capsys.readouterr()
+    for name, value in weights_of(tune(few, settings)).items():
+        np.testing.assert_array_equal(value, whole[name], err_msg=name)
+    assert "cannot be read; from the beginning" in capsys.readouterr().out
+    assert [file.name for file in Path(quick.checkpoints).iterdir()] == ["whole"], "no lock either"
+
+
+def test_another_config_of_the_weights_does_not_take_up_a_checkpoint(
+    few: pd.DataFrame,
+    quick: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "weights"
+    shutil.copytree(quick.weights, folder)
+    broken_off_at(5, monkeypatch)
+    for activation in ("gelu", "relu"):
+        configured(folder, hidden_act=activation)
+        with pytest.raises(KeyboardInterrupt):
+            tune(few, replace(quick, weights=str(folder)))
+    assert "going on" not in capsys.readouterr().out
+    assert len(list(Path(quick.checkpoints).glob("*.safetensors"))) == 2
+
+
+def test_where_no_checkpoint_can_be_written_training_goes_on(
+    few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(transformer, "CHECKPOINT_SECONDS", 0.0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        tuning = tune(few, replace(quick, epochs=1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert tuning.steps > 0
+    told = capsys.readouterr().err
+    assert re.search(r"^NOTE: in step 1 no checkpoint could be written \(.*File too large.*\)$", told, re.M)
+    assert list(Path(quick.checkpoints).iterdir()) == []
+
+
+def test_a_folder_that_keeps_no_checkpoints_is_one_line(few: pd.DataFrame, quick: Settings) -> None:
+    Path(quick.checkpoints).write_text("a file")
+    with pytest.raises(TrainingError, match=r"checkpoints=.*: no checkpoint can be kept there \(") as told:
+        tune(few, quick)
+    assert "\n" not in told.value.message
 
 
 def test_curves_are_whole_after_a_break(
@@ -273,6 +349,31 @@ def test_a_lost_gpu_is_one_line_and_keeps_the_checkpoint(
     assert len(list(Path(quick.checkpoints).glob("*.safetensors"))) == 1
 
 
+SMALL: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+
+
+def configured(folder: Path, **changes: Any) -> None:
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+
+
+def of_another(folder: Path, model: Any, config: Any, **settings: Any) -> None:
+    """Write weights of another network."""
+    model(config(**{"vocab_size": 30522} | settings)).save_pretrained(folder)
+
+
+def refilled(folder: Path, value: float) -> None:
+    """Write one number of the weights anew."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors["embeddings.word_embeddings.weight"][7, 3] = value
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
@@ -293,11 +394,32 @@ def test_a_lost_gpu_is_one_line_and_keeps_the_checkpoint(
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot be read"),
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be read"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "no-such"}'), "cannot be read"),
+        (lambda folder: configured(folder, num_hidden_layers=3), "lack 16 tensors of the encoder"),
+        (lambda folder: configured(folder, num_hidden_layers=1), "more layers than their config.json says"),
+        (lambda folder: configured(folder, num_attention_heads=0), "cannot be read"),
+        (lambda folder: configured(folder, hidden_size="abc"), "cannot be read"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "cannot be read"),
+        (lambda folder: (folder / "tokenizer.json").write_text("[]"), "cannot be read"),
+        (lambda folder: (folder / "tokenizer_config.json").write_text("[]"), "cannot be read"),
+        (lambda folder: refilled(folder, torch.nan), "no numbers everywhere"),
+        (lambda folder: refilled(folder, torch.inf), "no numbers everywhere"),
         (
-            lambda folder: (folder / "config.json").write_text(
-                json.dumps(json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 3})
+            lambda folder: of_another(folder, BertModel, BertConfig, vocab_size=500, **SMALL),
+            "the tokenizer knows 30,522 tokens, the network 500; they do not belong together",
+        ),
+        (
+            lambda folder: of_another(
+                folder, RobertaModel, RobertaConfig, max_position_embeddings=32, **SMALL
             ),
-            "lack 16 tensors of the encoder",
+            "not those of an encoder that reads 32 tokens",
+        ),
+        (
+            lambda folder: of_another(folder, GPT2Model, GPT2Config, n_embd=32, n_layer=1, n_head=2),
+            "those of a decoder",
+        ),
+        (
+            lambda folder: of_another(folder, T5Model, T5Config, d_model=32, d_kv=16, d_ff=64, num_layers=1),
+            "not those of an encoder",
         ),
     ],
 )
@@ -383,6 +505,9 @@ def test_a_warm_start_refuses_a_version_that_has_seen_what_is_held_out(
         TrainingError, match=rf"version {number} was trained on \d+ of the rows that are held out here"
     ):
         registered(number, "encoder", "transformer", swapped)
+    store.set_model_version_tag("SentimentClassifier", str(number), "model", "embedding")
+    with pytest.raises(TrainingError, match=r"is of model=embedding; give a version of model=transformer"):
+        registered(number, "encoder", "transformer", few)
     with pytest.raises(TrainingError, match=rf"version {number} is no hashing \(its scorer is encoder\)"):
         registered(number, "hashing", "hashing", few)
 
