@@ -22,12 +22,12 @@ def main() -> None:
             f"{MODEL_NAME} has no version yet in {store_name()}; 'make run' trains and promotes the first"
         )
         return
-    click.echo(f"{'version':>7}  {'stage':<10}  {'accuracy':>8}  note")
+    click.echo(f"{'version':>7}  {'stage':<10}  {'model':<12}  {'accuracy':>8}  note")
     for version in versions:
         note = ", ".join(said for tag, said in NOTES.items() if tag in version.tags)
         stage = "-" if version.stage == "None" else version.stage
-        accuracy = version.tags.get("accuracy", "")
-        click.echo(f"{version.number:>7}  {stage:<10}  {accuracy:>8}  {note}".rstrip())
+        model, accuracy = (version.tags.get(name, "") for name in ("model", "accuracy"))
+        click.echo(f"{version.number:>7}  {stage:<10}  {model:<12}  {accuracy:>8}  {note}".rstrip())
     click.echo(f"\n{'when (UTC)':<19}  {'action':<8}  {'version':>7}  {'replaced':>8}  {'by':<10}  why")
     for event in history(client):
         click.echo(

@@ -1,5 +1,7 @@
 """A run of the pipeline and its steps: progress and wall time."""
 
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +27,7 @@ def run(name: str) -> Iterator[None]:
     RegistryError
         If the store fails, does not answer any more, or does not let one write.
     """
-    with answering(), mlflow.start_run(run_name=name) as active:
+    with _sigterm_as_ctrl_c(), answering(), mlflow.start_run(run_name=name) as active:
         uri = mlflow.get_artifact_uri()
         if uri.startswith("mlflow-artifacts:") and not mlflow.get_tracking_uri().startswith("http"):
             raise TrainingError(
@@ -39,6 +41,19 @@ def run(name: str) -> Iterator[None]:
         except KeyboardInterrupt:
             mlflow.end_run("KILLED")
             raise
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Have SIGTERM, as of a container that is stopped, leave things as clean as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():  # no other may set signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _say_kind(experiment: str) -> None:

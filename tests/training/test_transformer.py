@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -223,20 +224,34 @@ main()
 """
 
 
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGKILL, "RUNNING"), (signal.SIGTERM, "KILLED"), (signal.SIGINT, "KILLED")]
+)
 def test_a_process_that_was_killed_is_gone_on_with_by_the_same_command(
-    few: pd.DataFrame, tiny: Path, tmp_path: Path
+    number: signal.Signals, status: str, few: pd.DataFrame, tiny: Path, tmp_path: Path
 ) -> None:
-    """Kill -9: nothing is registered, and the next run needs no more than the same command."""
+    """Nothing is registered, and the next run needs no more than the same command; but for kill -9 nothing else is left."""
     few[["review", "sentiment", "source"]].to_csv(tmp_path / "few.csv", index=False)
     asked = f"--source few.csv --out imdb.csv --model transformer --weights {tiny} --max-tokens 32 --epochs 4 --precision float32 --checkpoints kept"
     command = [sys.executable, "-c", EAGER, *asked.split(), "--promote", "never"]
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "MLFLOW_TRACKING_URI": uri}
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "MLFLOW_TRACKING_URI": uri,
+        "TMPDIR": str(scratch),
+    }
     with subprocess.Popen(command, cwd=tmp_path, env=environment) as process:
         until(lambda: list(tmp_path.glob("kept/*.safetensors")), 120, "a checkpoint")
-        process.kill()
+        process.send_signal(number)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 1)
     with standing_in(tmp_path) as client:
         assert all_versions(client) == []
+        (run,) = client.search_runs(["0"])
+        assert run.info.status == status
+        left = [path.name for path in scratch.iterdir() if path.name.startswith(("transformer-", "weights-"))]
+        assert len(left) == (number == signal.SIGKILL)
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
         told = re.search(r"going on from step (\d+)", done.stdout)
