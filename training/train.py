@@ -80,7 +80,8 @@ def train(table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> C
     if settings.engine == "spark" and settings.model != "ngram":
         raise TrainingError(f"engine=spark fits model=ngram alone; model={settings.model} needs engine=local")
     if ignored := settings.unused(uses):
-        of = f" with warm_start={settings.warm_start}" if settings.warm_start else ""
+        going_on = settings.warm_start and "warm_start" in uses
+        of = f" with warm_start={settings.warm_start}" if going_on else ""
         click.echo(f"NOTE: model={settings.model}{of} does not use {', '.join(ignored)}", err=True)
     active = mlflow.active_run()
     assert active is not None  # noqa: S101 -- the entry points start one
