@@ -24,7 +24,6 @@ from training.steps import step
 from training.validation import judge, validation_rows
 
 USES = ("weights", "max_tokens", "head", "precision", "seed")
-COMES_WITH_VERSION = ()
 HIDDEN, ALPHA, ITERATIONS = 64, 3.0, 100  # of the deep head: units, L2 penalty, most passes
 DEAD = 1e-6
 STRENGTHS = np.logspace(-4, 1, 6)  # of which cross-validation chooses, for logistic regression

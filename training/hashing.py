@@ -26,7 +26,6 @@ from training.validation import judge, validation_rows
 from training.warm_start import registered
 
 USES = ("ngram_max", "n_features", "passes", "warm_start", "seed")
-COMES_WITH_VERSION = ()
 PACKAGES = ("scikit-learn", "scipy")
 SCORER = "hashing"
 BATCH = 1_000

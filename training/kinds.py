@@ -78,16 +78,14 @@ class Kind(Protocol):
 
     USES: tuple[str, ...]
     """The settings that it uses."""
-    COMES_WITH_VERSION: tuple[str, ...]
-    """Those of them that it does not use where it goes on from a version (``warm_start``)."""
 
     def train(self, table: pd.DataFrame, settings: Settings) -> Trained:
         """Fit on ``table``, of columns ``review``, ``sentiment``, ``split`` and ``source``."""
 
 
 def used(kind: Kind, settings: Settings) -> list[str]:
-    """Return the settings that a kind uses, with all that was set."""
-    skipped = kind.COMES_WITH_VERSION if settings.warm_start else ()
+    """Return the settings that a kind uses: of a version to go on from, none that come with it (``COMES_WITH_VERSION``)."""
+    skipped = getattr(kind, "COMES_WITH_VERSION", ()) if settings.warm_start else ()
     return [name for name in kind.USES if name not in skipped]
 
 

@@ -36,7 +36,6 @@ from training.settings import Settings
 from training.steps import step
 
 USES = ("ngram_max", "min_df", "max_features", "alpha", "C", "seed")
-COMES_WITH_VERSION = ()
 PACKAGES = ("numba",)
 FOLDS = 5
 TOLERANCE = 1e-6  # of a probability

@@ -30,7 +30,6 @@ from training.steps import step
 from training.validation import judge, validation_rows
 
 USES = ("trust",)
-COMES_WITH_VERSION = ()
 PACKAGES = ("scikit-learn", "skops")
 SCORER, SCHEMA = "pipeline", "schema.json"
 AGREE = 1e-6  # scores in which the pipeline that is read back and the fitted one may differ

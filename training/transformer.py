@@ -51,7 +51,6 @@ from training.steps import step
 from training.validation import judge, validation_rows
 
 USES = ("weights", "max_tokens", "epochs", "batch_size", "learning_rate", "precision", "seed")
-COMES_WITH_VERSION = ()
 WARM_UP, WEIGHT_DECAY, CLIP, DROPOUT = 0.06, 0.01, 1.0, 0.1
 WINDOWS = 0.25  # the share of long texts of which a window at random is shown, in place of head and tail
 BUCKET = 50  # batches whose rows are sorted by length together
@@ -390,6 +389,8 @@ class FineTuning:
         before = {name: value.clone() for name, value in self.classifier.state_dict().items()}
         try:
             self._take_up(self._kept)
+        except (torch.OutOfMemoryError, torch.AcceleratorError):  # no fault of the checkpoint's: it stays
+            raise
         except (SafetensorError, OSError, ValueError, LookupError, TypeError, RuntimeError):
             click.echo("fit: the checkpoint of an earlier run cannot be read; from the beginning")
             self.classifier.load_state_dict(before)

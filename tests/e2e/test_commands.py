@@ -60,6 +60,7 @@ def test_the_life_of_a_service(project: Project) -> None:
     assert "FORCED, gate refused" in lines[1]
     assert "the 'gate' was right" in lines[2]
     assert "rolled back" in told
+    assert re.search(r"^ +1  Production  ngram +0\.\d{4}$", told, re.M)
 
     again = project.run("mlflow", "run", ".", "--env-manager", "local", "-P", "limit=4000")
     assert "is there already" in again, "the second run reuses the data"

@@ -8,15 +8,18 @@ import sys
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 from sklearn.pipeline import Pipeline
 
 from registry.digests import WRITTEN_BY_MLFLOW_AT_LOAD, digests
+from sentiment_model import ngrams
+from sentiment_model.ngrams import NgramScorer
 from tests.conftest import ROOT, SMALL, SUMMARY
 from training.errors import TrainingError
 from training.explain import ngram_table
-from training.export import SERVING_PACKAGES
+from training.export import SERVING_PACKAGES, write_examples
 from training.ngram import PACKAGES, write_scorer
 from training.settings import Settings
 from training.train import Candidate, train
@@ -150,3 +153,12 @@ def test_a_scorer_that_differs_from_the_pipeline_is_not_exported(
     monkeypatch.setattr(pipeline, "predict_proba", lambda texts: answers(texts) + 1e-5, raising=False)
     with pytest.raises(TrainingError, match="differ by 1e-05, more than 1e-06"):
         write_scorer(pipeline, ngram_table(pipeline), tmp_path, pd.Series(["A wonderful film."]))
+
+
+@pytest.mark.parametrize("intercept", [np.nan, np.inf])
+def test_a_model_whose_scores_are_no_numbers_is_not_written(intercept: float, tmp_path: Path) -> None:
+    linear = ngrams.Settings(1, bias=0.0, scale=1.0, saturating=0.0, growing=0.0, intercept=intercept)
+    broken = NgramScorer(["film"], np.ones(1), np.ones(1), linear)
+    with pytest.raises(TrainingError, match="no finite number; it is not registered"):
+        write_examples(broken, tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -81,8 +81,8 @@ def weights_of(tuning: transformer.FineTuning) -> dict[str, np.ndarray]:
     return {name: value.cpu().numpy().copy() for name, value in tuning.classifier.state_dict().items()}
 
 
-def broken_off_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have Ctrl-C arrive in a step."""
+def break_off(table: pd.DataFrame, settings: Settings, step: int) -> None:
+    """Fine-tune until Ctrl-C arrives in a step."""
     real = transformer.FineTuning._step
 
     def interrupted(self: transformer.FineTuning, *args):
@@ -90,17 +90,17 @@ def broken_off_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
             raise KeyboardInterrupt
         return real(self, *args)
 
-    monkeypatch.setattr(transformer.FineTuning, "_step", interrupted)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transformer.FineTuning, "_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tune(table, settings)
 
 
 def test_a_training_that_was_broken_off_ends_with_the_same_weights(
     few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = weights_of(tune(few, replace(quick, checkpoints=f"{quick.checkpoints}/whole")))
-    with monkeypatch.context() as patch:
-        broken_off_at(41, patch)
-        with pytest.raises(KeyboardInterrupt):
-            tune(few, quick)
+    break_off(few, quick, 41)
     assert len(list(Path(quick.checkpoints).glob("*.safetensors"))) == 1
     again = tune(few, quick)
     assert "going on from step 41" in capsys.readouterr().out
@@ -112,29 +112,21 @@ def test_a_training_that_was_broken_off_ends_with_the_same_weights(
 def test_another_seed_or_other_data_do_not_take_up_a_checkpoint(
     few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with monkeypatch.context() as patch:
-        broken_off_at(5, patch)
-        for _ in range(2):
-            with pytest.raises(KeyboardInterrupt):
-                tune(few, quick)
-        capsys.readouterr()
-        for table, settings in ((few, replace(quick, seed=1)), (few.iloc[1:].reset_index(drop=True), quick)):
-            with pytest.raises(KeyboardInterrupt):
-                tune(table, settings)
+    for _ in range(2):
+        break_off(few, quick, 5)
+    capsys.readouterr()
+    for table, settings in ((few, replace(quick, seed=1)), (few.iloc[1:].reset_index(drop=True), quick)):
+        break_off(table, settings, 5)
     assert "going on" not in capsys.readouterr().out
 
 
 def test_a_checkpoint_that_cannot_be_read_is_not_taken_up(
     few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with monkeypatch.context() as patch:
-        broken_off_at(5, patch)
-        with pytest.raises(KeyboardInterrupt):
-            tune(few, quick)
-        (kept,) = Path(quick.checkpoints).glob("*.safetensors")
-        kept.write_bytes(kept.read_bytes()[:1000])
-        with pytest.raises(KeyboardInterrupt):
-            tune(few, quick)
+    break_off(few, quick, 5)
+    (kept,) = Path(quick.checkpoints).glob("*.safetensors")
+    kept.write_bytes(kept.read_bytes()[:1000])
+    break_off(few, quick, 5)
     assert "cannot be read; from the beginning" in capsys.readouterr().out
 
 
@@ -144,10 +136,7 @@ def test_a_checkpoint_without_all_of_it_is_not_taken_up(
     """And leaves nothing behind: what is fitted then is what is fitted without it."""
     settings = replace(quick, epochs=1)
     whole = weights_of(tune(few, replace(settings, checkpoints=f"{quick.checkpoints}/whole")))
-    with monkeypatch.context() as patch:
-        broken_off_at(5, patch)
-        with pytest.raises(KeyboardInterrupt):
-            tune(few, settings)
+    break_off(few, settings, 5)
     (kept,) = Path(quick.checkpoints).glob("*.safetensors")
     with safe_open(kept, "pt") as file:
         state = file.metadata()
@@ -161,6 +150,23 @@ def test_a_checkpoint_without_all_of_it_is_not_taken_up(
     assert [file.name for file in Path(quick.checkpoints).iterdir()] == ["whole"], "no lock either"
 
 
+def test_a_gpu_without_room_for_a_checkpoint_is_no_fault_of_the_checkpoint(
+    few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is not thrown away: a smaller batch would be another training, a free GPU is the same."""
+    break_off(few, quick, 5)
+    (kept,) = Path(quick.checkpoints).glob("*.safetensors")
+    before = kept.read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(transformer, "load_file", full)
+    with pytest.raises(TrainingError, match="memory does not suffice"):
+        tune(few, quick)
+    assert kept.read_bytes() == before
+
+
 def test_another_config_of_the_weights_does_not_take_up_a_checkpoint(
     few: pd.DataFrame,
     quick: Settings,
@@ -170,11 +176,9 @@ def test_another_config_of_the_weights_does_not_take_up_a_checkpoint(
 ) -> None:
     folder = tmp_path / "weights"
     shutil.copytree(quick.weights, folder)
-    broken_off_at(5, monkeypatch)
     for activation in ("gelu", "relu"):
         configured(folder, hidden_act=activation)
-        with pytest.raises(KeyboardInterrupt):
-            tune(few, replace(quick, weights=str(folder)))
+        break_off(few, replace(quick, weights=str(folder)), 5)
     assert "going on" not in capsys.readouterr().out
     assert len(list(Path(quick.checkpoints).glob("*.safetensors"))) == 2
 
@@ -205,10 +209,8 @@ def test_a_folder_that_keeps_no_checkpoints_is_one_line(few: pd.DataFrame, quick
 def test_curves_are_whole_after_a_break(
     few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch, store: MlflowClient
 ) -> None:
-    with monkeypatch.context() as patch, mlflow.start_run():
-        broken_off_at(41, patch)
-        with pytest.raises(KeyboardInterrupt):
-            tune(few, quick)
+    with mlflow.start_run():
+        break_off(few, quick, 41)
     with mlflow.start_run() as run:
         tuning = tune(few, quick)
     losses = store.get_metric_history(run.info.run_id, "curve/loss")
@@ -564,10 +566,7 @@ def test_without_bfloat16_gradients_are_scaled_and_the_scale_is_kept(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     whole = weights_of(tune(few, replace(quick, checkpoints=f"{quick.checkpoints}/whole")))
-    with monkeypatch.context() as patch:
-        broken_off_at(41, patch)
-        with pytest.raises(KeyboardInterrupt):
-            tune(few, quick)
+    break_off(few, quick, 41)
     (kept,) = Path(quick.checkpoints).glob("*.safetensors")
     with safe_open(kept, "pt") as file:
         assert json.loads(file.metadata()["state"])["scaler"]["scale"] >= 1
