@@ -3,8 +3,8 @@
 
 FROM python:3.11.7-slim AS packages
 RUN python -m venv /opt/venv
-COPY requirements.txt requirements-onnx.txt requirements-server.txt /tmp/
-RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --requirement /tmp/requirements-server.txt \
+COPY requirements/server.txt /tmp/requirements.txt
+RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --requirement /tmp/requirements.txt \
     # what nothing here reads at run time: tests, sources in C, and the two hundred services of Amazon that are not S3
     && find /opt/venv -type d \( -name tests -o -name test \) -path '*/site-packages/*' -prune -exec rm -rf {} + \
     && find /opt/venv \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' -o -name '*.a' \) -delete \

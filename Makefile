@@ -35,84 +35,110 @@ COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 STATE_OPTION = $(if $(STATE),--state '$(STATE)')
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-spark env-deep data run test lint format score serve stop canary canary-stop up train-docker down logs image image-smoke test-docker fuzz soak audit promote rollback history prune backup ui bench switches growth clean
+.PHONY: help env env-NAME lock data run test test-all lint format score serve stop canary canary-stop up train-docker down logs image image-smoke test-docker fuzz soak audit promote rollback history prune backup ui bench switches growth clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][A-Za-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-env: $(VENV)/.made ## make the environment in .venv with the exact pins
+# An environment is a file of pins, and a marker in .venv that says it is installed. `make run` needs requirements/run.txt alone; a target
+# that needs more asks for it: `score: env-spark`. Compiled from pyproject.toml by `make lock`.
+EXTRAS := follow image sign s3 postgres onnx deep spark server test test-all lint audit
+env: $(VENV)/.run ## make the environment in .venv, with what `make run` needs
 
-$(VENV)/.made: requirements.txt requirements-onnx.txt requirements-server.txt requirements-dev.txt
+$(VENV)/.run: requirements/run.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
 	    { echo "$(PYTHON) is not a Python 3.11: install one, or give PYTHON=path"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@command -v uv >/dev/null || $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/uv.txt || \
+	    echo "uv cannot be installed: pip does it all"
+	$(call install,$(VENV),$<)
 	@touch $@
 
-env-spark: $(VENV)/.spark ## add Apache Spark to it, 450 MB, for engine=spark and streams; needs Java 17
+env-NAME: ## add packages that only some commands need: env-follow image sign s3 postgres onnx spark (Java 17 too) deep (PyTorch, 1 to 4 GB) server
+	@echo "NAME is one of: $(EXTRAS)"; exit 2
 
-$(VENV)/.spark: requirements-spark.txt $(VENV)/.made
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-spark.txt
+$(addprefix env-,$(EXTRAS)): env-%: $(VENV)/.%
+
+$(addprefix $(VENV)/.,$(EXTRAS)): $(VENV)/.%: requirements/%.txt $(VENV)/.run
+	$(call install,$(VENV),$<)
 	@touch $@
 
-env-deep: $(VENV)/.deep ## add PyTorch and Hugging Face transformers to it, 1 to 4 GB, to train model=embedding, transformer or stack
+# uv takes seconds. pip, where there is no uv or where pip alone knows the way to the packages, installs the same
+define install
+@echo "installing $(2) into $(1) ..."
+@if command -v uv >/dev/null && uv pip install --quiet --python $(1)/bin/python -r $(2); then :; else \
+    $(1)/bin/python -m pip install --quiet --disable-pip-version-check -r $(2); fi
+endef
 
-$(VENV)/.deep: requirements-deep.txt $(VENV)/.made
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-deep.txt
-	@touch $@
+# what a key in the environment, or a store on PostgreSQL, needs of the targets that use the registry
+STORE := env $(if $(SIGNING_KEY)$(VERIFYING_KEY),env-sign) $(if $(filter postgresql%,$(MLFLOW_TRACKING_URI)),env-postgres)
+
+LOCK = uv pip compile --quiet --universal --python-version 3.11.7 --annotation-style line --custom-compile-command 'make lock' $(ARGS)
+
+lock: env ## compile the files of pins in requirements/ from pyproject.toml (ARGS=--upgrade: newer indirect ones)
+	$(LOCK) pyproject.toml $(addprefix --extra ,$(EXTRAS)) -o requirements/all.txt
+	$(LOCK) pyproject.toml -c requirements/all.txt -o requirements/run.txt
+	@for extra in $(EXTRAS); do echo "requirements/$$extra.txt"; \
+	    $(LOCK) pyproject.toml -c requirements/all.txt --extra $$extra -o requirements/$$extra.txt || exit 1; done
+	$(LOCK) pyproject.toml --extra bench -o requirements/bench.txt
+	$(LOCK) --group bench-mlserver -o requirements/bench-mlserver.txt
+	$(LOCK) --group uv -o requirements/uv.txt
 
 data: env ## acquire and validate the default reviews into data/imdb.csv
 	python -m data.ingest $(ARGS)
 
-run: env ## data, train, gate, register, promote, and one real answer over HTTP (ARGS='-P limit=3000')
+run: $(STORE) ## data, train, gate, register, promote, and one real answer over HTTP (ARGS='-P limit=3000')
 	mlflow run . --env-manager local $(ARGS)
 	python -m inference.smoke
 
-test: env ## all tests that need no container
-	python -m pytest -n 2 --dist worksteal -m 'not docker' $(ARGS)
+test: env-test ## the tests of every room and one whole life, in minutes
+	python -m pytest -n 2 --dist loadgroup -m 'not large and not docker' $(ARGS)
 
-test-docker: env ## the tests of images and containers, with a real engine
+test-all: env-test-all ## all tests that need no container, in half an hour; those of what is not installed skip
+	python -m pytest -n 2 --dist loadgroup -m 'not docker' $(ARGS)
+
+test-docker: env-test-all ## the tests of images and containers, with a real engine
 	python -m pytest -m docker $(ARGS)
 
-fuzz: env ## generated requests to a real service, so many (REQUESTS=100000)
+fuzz: env-test ## generated requests to a real service, so many (REQUESTS=100000)
 	REQUESTS=$(REQUESTS) python -m pytest -s tests/inference/test_fuzz.py $(ARGS)
 
-soak: env ## a steady load on a real service, so long (DURATION=1800, in seconds); nothing may grow
+soak: env-test ## a steady load on a real service, so long (DURATION=1800, in seconds); nothing may grow
 	DURATION=$(DURATION) python -m pytest -s tests/inference/test_soak.py $(ARGS)
 
-audit: env ## known vulnerabilities of what is installed, as PyPI knows them, and its licenses
+audit: env-audit ## known vulnerabilities of what is installed, as PyPI knows them, and its licenses
 	pip-licenses --from=mixed
 	@# --strict: what PyPI could not be asked of is not called harmless
 	pip-audit --local --strict --progress-spinner off $(ARGS)
 
-lint: env ## ruff (lint, format) and mypy
+lint: env-lint ## ruff (lint, format) and mypy
 	ruff check .
 	ruff format --check .
 	mypy .
 
-format: env ## let ruff mend what it can
+format: env-lint ## let ruff mend what it can
 	ruff check --fix .
 	ruff format .
 
-score: env ## score the texts of files with Production (INPUT=, OUTPUT=; ARGS='--column review --engine spark')
+score: $(STORE) ## score the texts of files with Production (INPUT=, OUTPUT=; ARGS='--column review --engine spark')
 	@test -n '$(INPUT)' -a -n '$(OUTPUT)' || { echo "say what and where to: make score INPUT=reviews.csv OUTPUT=scored.parquet"; exit 2; }
 	python -m inference.score --input '$(INPUT)' --output '$(OUTPUT)' $(ARGS)
 
-serve: env ## serve Production (PORT=5000, HOST=127.0.0.1); FOLLOW=1: and follow promotions and rollbacks (PORT=8000)
+serve: $(STORE) $(if $(filter 1 yes true,$(FOLLOW)),env-follow) ## serve Production (PORT=5000, HOST=127.0.0.1); FOLLOW=1: and follow promotions and rollbacks (PORT=8000)
 ifneq ($(filter 1 yes true,$(FOLLOW)),)
 	python -m inference.follow --host $(HOST) --port $(or $(PORT),8000) --metrics-port $(METRICS_PORT) $(STATE_OPTION)
 else
 	python -m inference.serve --host $(HOST) --port $(or $(PORT),5000)
 endif
 
-stop: env ## end what make serve FOLLOW=1 started (PORT=8000)
+stop: env-follow ## end what make serve FOLLOW=1 started (PORT=8000)
 	python -m inference.stop --port $(or $(PORT),8000) $(STATE_OPTION)
 
-canary: env ## send a share of the requests to a candidate (VERSION=n, PERCENT=10)
+canary: $(STORE) ## send a share of the requests to a candidate (VERSION=n, PERCENT=10)
 	@test -n "$(VERSION)" || { echo "say which: make canary VERSION=n ('make history' lists them)"; exit 2; }
 	python -m inference.canary start --version '$(VERSION)' --percent $(PERCENT)
 
-canary-stop: env ## send all requests to Production again
+canary-stop: $(STORE) ## send all requests to Production again
 	python -m inference.canary stop
 
 up: engine ## start the system in containers: registry on port 5000, service on 8000
@@ -129,23 +155,23 @@ down: engine ## end the containers; the volumes with registry, models and review
 logs: engine ## what the containers say
 	$(COMPOSE) logs --follow --tail=100
 
-image: env engine ## the version in Production as an image of its own (IMAGE=name:tag)
+image: $(STORE) env-image engine ## the version in Production as an image of its own (IMAGE=name:tag)
 	python -m inference.image build '$(IMAGE)'
 
-image-smoke: env engine ## start that image without a network and ask it
+image-smoke: env-image engine ## start that image without a network and ask it
 	python -m inference.image smoke '$(IMAGE)'
 
-promote: env ## promote through the gate (VERSION=n; FORCE=1 passes it by)
+promote: $(STORE) ## promote through the gate (VERSION=n; FORCE=1 passes it by)
 	@test -n "$(VERSION)" || { echo "say which: make promote VERSION=n ('make history' lists them)"; exit 2; }
 	python -m training.promote --version '$(VERSION)' $(if $(filter 1 yes true,$(FORCE)),--force yes)
 
-rollback: env ## back to the previous Production version (FROM=n makes a retry harmless, REASON='...')
+rollback: $(STORE) ## back to the previous Production version (FROM=n makes a retry harmless, REASON='...')
 	python -m training.rollback $(if $(FROM),--from '$(FROM)') --reason "$$REASON"
 
-history: env ## every version, and who was Production, when and why
+history: $(STORE) ## every version, and who was Production, when and why
 	@python -m registry.history
 
-prune: env ## delete old versions with their runs and artifacts (KEEP=n newest; Production and the rollback target stay)
+prune: $(STORE) ## delete old versions with their runs and artifacts (KEEP=n newest; Production and the rollback target stay)
 	@test -n "$(KEEP)" || { echo "say how many of the newest versions stay: make prune KEEP=n"; exit 2; }
 	python -m registry.prune --keep '$(KEEP)'
 
@@ -168,11 +194,9 @@ switches: .venv-bench/.made ## measure promotions, rollbacks and faults under lo
 growth: .venv-bench/.made ## measure training from 5,000 to 200,000 rows into docs/benchmarks
 	.venv-bench/bin/python -m bench.growth $(ARGS)
 
-.venv-bench/.made: bench/requirements.txt requirements.txt
-.venv-bench-mlserver/.made: bench/requirements-mlserver.txt requirements.txt
-.venv-bench/.made .venv-bench-mlserver/.made:
+.venv-bench/.made .venv-bench-mlserver/.made: .venv-%/.made: requirements/%.txt env
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(call install,$(@D),$<)
 	@touch $@
 
 .PHONY: engine

@@ -80,7 +80,7 @@ def locate(source: str, downloads: Path) -> Path:
             path = importlib.metadata.distribution(PACKAGE).locate_file(PACKAGE_FILE)
         except importlib.metadata.PackageNotFoundError:
             raise DataError(
-                f"source 'package' needs the package {PACKAGE}: pip install -r requirements.txt"
+                f"source 'package' needs the package {PACKAGE}: python -m pip install -r requirements/run.txt"
             ) from None
         return Path(str(path))
     if source == "aclimdb":

@@ -1,13 +1,19 @@
 """Whether this environment is the one that a version was trained with."""
 
+import logging
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 
 from registry.errors import RegistryError
+from registry.extras import EXTRAS
+
+CONSTRAINTS = "-c constraints.txt"  # the line by which MLflow ties the file to requirements.txt
+NAMED = 5  # of the indirect packages that differ
 
 
 class EnvironmentDiffersError(RegistryError):
@@ -15,7 +21,10 @@ class EnvironmentDiffersError(RegistryError):
 
 
 def check_environment(copy: Path) -> None:
-    """Compare the Python and the pins that a version carries with those of this process.
+    """Compare the Python and the packages that a version was trained with to those of this process.
+
+    Python and the direct dependencies (``requirements.txt``, a dozen) compute the answers: they must be the same. The packages
+    that those depend on (``constraints.txt``, a hundred) carry them: one that differs, as after a security update, is logged.
 
     Parameters
     ----------
@@ -25,17 +34,43 @@ def check_environment(copy: Path) -> None:
     Raises
     ------
     EnvironmentDiffersError
-        If one of them differs or cannot be read. The message names each.
+        If Python or a direct dependency differs or cannot be read. The message names each.
     """
     try:
         python = yaml.safe_load((copy / "python_env.yaml").read_text())["python"]
-        lines = (copy / "requirements.txt").read_text().split("\n")
-        pins = [Requirement(line) for line in lines if line.strip()]
+        lines = [line for line in (copy / "requirements.txt").read_text().split("\n") if line.strip()]
+        pins = [Requirement(line) for line in lines if line != CONSTRAINTS]
+        indirect = []
+        if CONSTRAINTS in lines:
+            indirect = [Requirement(line) for line in (copy / "constraints.txt").read_text().split()]
     except (OSError, yaml.YAMLError, LookupError, TypeError, UnicodeError, InvalidRequirement) as error:
         raise EnvironmentDiffersError(f"what it needs cannot be read: {error}") from None
+    differ = [f"Python {python} (here {platform.python_version()})"] * (python != platform.python_version())
+    differ += _differences(pins)
+    if differ:
+        missing = {EXTRAS[pin.name] for pin in pins if pin.name in EXTRAS and not find_spec(pin.name)}
+        install = (
+            f"{' and '.join(f'make env-{extra}' for extra in sorted(missing))} installs what is missing; or "
+            * bool(missing)
+        )
+        raise EnvironmentDiffersError(
+            f"it was trained with another environment: {', '.join(differ)}; {install}train again with this one, "
+            "or serve with that one"
+        )
+    if others := _differences(indirect):
+        more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+        logging.getLogger("follow").warning(
+            "%d of %d indirect dependencies differ from those of training: %s%s",
+            len(others),
+            len(indirect),
+            ", ".join(others[:NAMED]),
+            more,
+        )
+
+
+def _differences(pins: list[Requirement]) -> list[str]:
+    """Return the pins that this environment does not meet, each with what is here."""
     differ = []
-    if python != platform.python_version():
-        differ.append(f"Python {python} (here {platform.python_version()})")
     for pin in pins:
         if pin.marker and not pin.marker.evaluate():
             continue
@@ -45,8 +80,4 @@ def check_environment(copy: Path) -> None:
             here = "missing"
         if here == "missing" or not pin.specifier.contains(here, prereleases=True):
             differ.append(f"{pin.name}{pin.specifier} (here {here})")
-    if differ:
-        raise EnvironmentDiffersError(
-            f"it was trained with another environment: {', '.join(differ)}; train again with this one, "
-            "or serve with that one"
-        )
+    return differ

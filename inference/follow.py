@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -18,7 +19,6 @@ import click
 import psutil
 from filelock import FileLock, Timeout
 from mlflow.tracking import MlflowClient
-from prometheus_client import Counter, Gauge, start_http_server
 
 from inference.decide import Action, Do, Phase, Server, State, decide
 from inference.judge import RequestLog, grossly_worse
@@ -28,9 +28,15 @@ from inference.server import PATIENCE, ModelServer, marked, refuse_workers
 from inference.watch import Seen, Watch
 from registry import canary
 from registry.digests import CONTENT, MANIFEST
+from registry.extras import how_to_install
 from registry.signatures import VERIFYING, key
 from registry.store import MODEL_NAME, store_name
 from registry.versions import PRODUCTION, PROMOTED_AT, REFUSED, Version, note, withdraw
+
+try:
+    from prometheus_client import Counter, Gauge, start_http_server
+except ImportError as error:
+    sys.exit(f"Error: {how_to_install(error) or error}")
 
 TICK = 0.2
 RETRIES = 5

@@ -9,13 +9,19 @@ import time
 from pathlib import Path
 
 import click
-from cyclonedx.model.component import ComponentType
 
 from inference.server import ServeError, compare
 from registry.digests import CONTENT, MANIFEST
-from registry.sbom import bill_of_materials
+from registry.extras import how_to_install
 from registry.store import MODEL_NAME, connect
 from registry.versions import PRODUCTION, fetch, find
+
+try:
+    from cyclonedx.model.component import ComponentType
+
+    from registry.sbom import bill_of_materials
+except ImportError as error:
+    sys.exit(f"Error: {how_to_install(error) or error}")
 
 DOCKERFILE = Path(__file__).resolve().parent.parent / "deploy" / "image" / "Dockerfile"
 LABEL = "sentiment"

@@ -8,6 +8,7 @@ from types import FrameType
 
 import click
 
+from inference.environment import check_environment
 from inference.server import ServeError, refuse_workers, serving
 from registry.store import MODEL_NAME, connect
 from registry.versions import PRODUCTION, fetch, find
@@ -33,6 +34,7 @@ def main(port: int, host: str) -> None:
     version = find(connect(), PRODUCTION)
     with tempfile.TemporaryDirectory(prefix="sentiment-") as folder:
         copy = fetch(version, Path(folder))
+        check_environment(copy)
         with serving(copy, host, port) as process:
             click.echo(f"serving {MODEL_NAME} version {version.number} on http://{host}:{port}/invocations")
             code = process.wait()

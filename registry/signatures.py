@@ -11,6 +11,7 @@ from typing import Any
 
 from registry.digests import WRITTEN_BY_MLFLOW_AT_LOAD
 from registry.errors import RegistryError, VerificationError
+from registry.extras import how_to_install
 
 SIGNATURE = "signature"  # a tag of the version
 SIGNING, PASSWORD, VERIFYING = "SIGNING_KEY", "SIGNING_KEY_PASSWORD", "VERIFYING_KEY"
@@ -37,9 +38,7 @@ def key(variable: str) -> Path | None:
         else:
             serialization.load_pem_private_key(content, _password())
     except ImportError as error:
-        raise RegistryError(
-            f"{variable} is set, and {error.name} is not installed: pip install -r requirements-server.txt"
-        ) from None
+        raise RegistryError(f"{variable} is set, and {how_to_install(error) or error}") from None
     except (OSError, ValueError, TypeError) as error:
         raise RegistryError(f"{variable}={named} is not a key that can be used: {error}") from None
     return Path(named)

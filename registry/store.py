@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from registry.errors import RegistryError
+from registry.extras import how_to_install
 
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 MODEL_NAME = "SentimentClassifier"
@@ -48,6 +49,10 @@ def connect(retries: int = 2) -> MlflowClient:
         client = MlflowClient()
         client.search_registered_models(max_results=1)
     except Exception as error:  # whatever MLflow, a driver of a database, SQLAlchemy or alembic raises
+        if isinstance(error, ImportError) and (missing := how_to_install(error)):
+            raise RegistryError(
+                _without_password(f"the tracking store {uri} needs a package: {missing}")
+            ) from None
         reason = str(error).splitlines()[0][:400]
         what = "does not answer", "check MLFLOW_TRACKING_URI and that its server runs"
         if "error code 401" in reason or "error code 403" in reason:
@@ -75,6 +80,10 @@ def answering() -> Iterator[None]:
     """
     try:
         yield
+    except ImportError as error:  # of what keeps the artifacts
+        if missing := how_to_install(error):
+            raise RegistryError(missing) from None
+        raise
     except MlflowException as error:
         first = error.__context__  # what ended the run before its end could not be written down
         while first is not None and not isinstance(first, KeyboardInterrupt | click.ClickException):

@@ -20,6 +20,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from registry.digests import digests
 from registry.errors import RegistryError, VerificationError
+from registry.extras import how_to_install
 from registry.signatures import SIGNATURE, check_signature
 from registry.store import MODEL_NAME, store_name
 
@@ -174,8 +175,9 @@ def fetch(version: Version, into: Path, to_sign: bool = False) -> Path:
     uri = f"models:/{MODEL_NAME}/{version.number}"
     try:
         copy = _download(uri, into)
-    except (MlflowException, OSError) as error:
-        raise VerificationError(f"{where} cannot be fetched: {error}") from None
+    except (MlflowException, OSError, ImportError) as error:
+        missing = how_to_install(error) if isinstance(error, ImportError) else None
+        raise VerificationError(f"{where} cannot be fetched: {missing or error}") from None
     verify(version, copy, to_sign)
     return copy
 

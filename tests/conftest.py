@@ -1,6 +1,7 @@
 """Fixtures: real reviews, a real SQLite store, a copy of the project to drive commands in."""
 
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,13 @@ import mlflow
 import pandas as pd
 import pytest
 import requests
+from filelock import FileLock
 from mlflow.tracking import MlflowClient
 
 from data.sources import locate, read
 from data.table import build
 from registry.store import connect
+from tests import sizes
 from training.ngram import count, fit
 from training.settings import Settings
 from training.train import Candidate, train
@@ -42,29 +46,68 @@ os.environ.setdefault(
     "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Dspark.ui.enabled=false -Dspark.sql.shuffle.partitions=2",
 )
 SMALL = Settings(ngram_max=2)
+SKIPS = {"deep": "make env-deep", "spark": "make env-spark"}  # a mark, and what installs what its tests need
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Measure tests, and let one process, which all others report to, add up the seconds."""
+    config.pluginmanager.register(sizes, "sizes")
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(sizes.Sizes(), "added-sizes")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Tell it where the pace of this run is written."""
+    added = session.config.pluginmanager.get_plugin("added-sizes")
+    if added is not None:
+        factory = session.config._tmp_path_factory  # type: ignore[attr-defined]  # pytest's own, before any fixture
+        added.pace_file = factory.getbasetemp() / "trained" / "seconds"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    missing = [
-        name
-        for name, is_there in (
-            ("Apache Spark (make env-spark)", importlib.util.find_spec("pyspark")),
-            ("Java", shutil.which("java")),
-        )
-        if not is_there
-    ]
-    deep = importlib.util.find_spec("torch") and importlib.util.find_spec("transformers")
+    """Skip what this machine cannot run, and keep the tests that share the project's folder in one process."""
+    missing = {
+        "deep": []
+        if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers")
+        else ["PyTorch"],
+        "spark": ["Apache Spark"] * (not importlib.util.find_spec("pyspark"))
+        + ["Java"] * (not shutil.which("java")),
+    }
     for item in items:
-        if not deep and "deep" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="PyTorch (make env-deep) is not installed"))
-        if missing and "spark" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason=f"{' and '.join(missing)} is not installed"))
+        for mark, names in missing.items():
+            if names and mark in item.keywords:
+                reason = f"{' and '.join(names)} is not installed ({SKIPS[mark]})"
+                item.add_marker(pytest.mark.skip(reason=reason))
+            if mark in item.keywords:
+                item.add_marker(pytest.mark.large)  # `make test` needs no extra
+        fixtures = getattr(item, "fixturenames", ())
+        for shared in ("model_server", "project"):
+            if shared in fixtures:
+                item.add_marker(pytest.mark.xdist_group(shared))
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder that is made once for all worker processes of a run, by the first that asks."""
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, made = base / name, base / f"{name}.made"
+    with FileLock(base / f"{name}.lock"):
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
 
 
 @pytest.fixture(scope="session")
-def all_reviews() -> pd.DataFrame:
+def all_reviews(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """The table of the default source."""
-    return build(read("package", locate("package", Path())), 0.1, "package").table
+
+    def make(folder: Path) -> None:
+        build(read("package", locate("package", Path())), 0.1, "package").table.to_pickle(folder / "reviews")
+
+    return pd.read_pickle(once(tmp_path_factory, "all_reviews", make) / "reviews")
 
 
 @pytest.fixture(scope="session")
@@ -104,10 +147,16 @@ def standing_in(folder: Path) -> Iterator[MlflowClient]:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, reviews: pd.DataFrame) -> tuple[Path, Candidate]:
     """A folder with a store in which one model was trained on the few reviews, not registered."""
-    folder = tmp_path_factory.mktemp("trained")
-    with standing_in(folder), mlflow.start_run():
-        candidate = train(reviews, SUMMARY, SMALL)
-    return folder, candidate
+
+    def make(folder: Path) -> None:
+        began = time.perf_counter()
+        with standing_in(folder), mlflow.start_run():
+            candidate = train(reviews, SUMMARY, SMALL)
+        (folder / "candidate.json").write_text(json.dumps(asdict(candidate)))
+        (folder / "seconds").write_text(str(time.perf_counter() - began))
+
+    folder = once(tmp_path_factory, "trained", make)
+    return folder, Candidate(**json.loads((folder / "candidate.json").read_text()))
 
 
 @pytest.fixture
@@ -277,7 +326,9 @@ def copy_project(to: Path) -> Project:
     # make finds the tests' own environment, ready
     venv = Path(sys.prefix)
     (to / ".venv").symlink_to(venv)
-    (venv / ".made").touch()
+    for extra in ("run", "follow", "test", "test-all", "image", "sign", "spark", "deep"):
+        if extra in ("run", "follow") or (venv / f".{extra}").exists():
+            (venv / f".{extra}").touch()
     return Project(to)
 
 

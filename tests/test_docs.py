@@ -1,5 +1,6 @@
 """The documents say what is there, and all of it."""
 
+import ast
 import json
 import re
 
@@ -8,15 +9,18 @@ import yaml
 
 from tests.cases import tables
 from tests.conftest import ROOT, Project, free_port, running
+from tests.test_environments import TOGETHER
 
 API = (ROOT / "docs" / "api.md").read_text()
+GUARANTEES = (ROOT / "docs" / "guarantees.md").read_text()
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
-TARGETS = re.findall(r"^([a-z][a-z-]*):.*##", MAKEFILE, re.MULTILINE)
+DOCUMENTED = re.findall(r"^([a-z][A-Za-z-]*):.*##", MAKEFILE, re.MULTILINE)
+TARGETS = {*DOCUMENTED, *(f"env-{extra}" for extra in TOGETHER)}
 ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", DOCUMENTED)
 def test_every_make_target_is_in_the_readme(target: str) -> None:
     assert re.search(rf"`make {target}\b", README), f"README.md has no line for `make {target}`"
 
@@ -32,7 +36,7 @@ def test_every_target_the_documents_name_exists() -> None:
 def test_every_target_has_a_line_of_help() -> None:
     phony = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
     assert phony
-    assert set(phony[1].split()) == set(TARGETS)
+    assert set(phony[1].split()) == set(DOCUMENTED)
 
 
 @pytest.mark.parametrize("variable", re.findall(r"^([A-Z_]+) \?=", MAKEFILE, re.MULTILINE))
@@ -72,34 +76,35 @@ def test_the_request_forms_of_the_readme_are_answered(project: Project) -> None:
                 assert len(answered["explanation"]["ngrams"]) == 2, (command, told)
 
 
-def test_the_environments_agree() -> None:
-    """conda.yaml, python_env.yaml and requirements.txt describe the same environment."""
-    python_env = yaml.safe_load((ROOT / "python_env.yaml").read_text())
-    conda = yaml.safe_load((ROOT / "conda.yaml").read_text())
-    project = yaml.safe_load((ROOT / "MLproject").read_text())
-    (pip,) = [item["pip"] for item in conda["dependencies"] if isinstance(item, dict)]
-    assert pip == python_env["dependencies"] == ["-r requirements.txt"]
-    assert f"python={python_env['python']}" in conda["dependencies"]
-    assert project["python_env"] == "python_env.yaml"
-
-
-@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("requirements*.txt")))
-def test_direct_dependencies_are_pinned_exactly(name: str) -> None:
-    lines = [
-        line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith(("#", "-r"))
-    ]
-    assert lines == sorted(lines, key=lambda line: line.lower().split("==")[0])
-    for line in lines:
-        assert re.fullmatch(
-            r"[A-Za-z0-9_-]+(\[[a-z0-9-]+\])?==[0-9][0-9a-z.]*(; sys_platform != \"win32\")?", line
-        ), line
-
-
 def test_guarantees_name_tests_that_exist() -> None:
-    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs" / "guarantees.md").read_text())
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", GUARANTEES)
     assert len(named) >= 10
     for path, test in named:
         assert f"def {test}" in (ROOT / path).read_text(), (path, test)
+
+
+def tier_of(path: str, test: str) -> str:
+    """Which command runs a test, as its marks say: the column `tier` of the guarantees."""
+    tree = ast.parse((ROOT / path).read_text())
+    marks = [
+        ast.unparse(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark"
+    ]
+    (function,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == test]
+    told = " ".join([*marks, *map(ast.unparse, function.decorator_list)])
+    return "docker" if "docker" in told else "all" if re.search("large|spark|deep", told) else "test"
+
+
+def test_each_guarantee_says_in_which_tier_its_test_runs() -> None:
+    rows = [line for line in GUARANTEES.splitlines() if line.startswith("| ") and "`tests/" in line]
+    assert len(rows) > 100
+    for row in rows:
+        cells = row.split(" | ")
+        at = max(number for number, cell in enumerate(cells) if "`tests/" in cell)
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", cells[at])
+        tiers = {tier_of(path, test) for path, test in named}
+        assert cells[at + 1].strip(" |") == ", ".join(t for t in ("test", "all", "docker") if t in tiers), row
 
 
 @pytest.mark.parametrize("name", tables())

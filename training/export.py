@@ -19,6 +19,8 @@ import pandas as pd
 from mlflow.models import Model, ModelSignature
 from mlflow.models.model import ModelInfo
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import sentiment_model
 from sentiment_model.contract import TEXT, answer
@@ -112,6 +114,9 @@ def save_model(path: str, mlflow_model: Model, scorer_folder: Path, packages: Se
         source = Path(sentiment_model.__file__).parent
         for module in sorted(source.glob("*.py")):
             shutil.copyfile(module, package / module.name)
+        direct = sorted({*SERVING_PACKAGES, *packages})
+        constraints = Path(staging, "constraints.txt")
+        constraints.write_text("\n".join(dependency_pins(direct)) + "\n")
         mlflow.pyfunc.save_model(
             path=path,
             mlflow_model=mlflow_model,
@@ -120,7 +125,7 @@ def save_model(path: str, mlflow_model: Model, scorer_folder: Path, packages: Se
             artifacts={"scorer": str(scorer_folder)},
             signature=SIGNATURE,
             input_example=pd.DataFrame({TEXT: EXAMPLE_TEXTS[:2]}),
-            pip_requirements=[_pin(name) for name in sorted({*SERVING_PACKAGES, *packages})],
+            pip_requirements=[*map(_pin, direct), f"-c {constraints}"],
         )
     pyfunc = mlflow_model.flavors[mlflow.pyfunc.FLAVOR_NAME]
     pyfunc["model_code_path"] = Path(pyfunc["model_code_path"]).name
@@ -128,6 +133,25 @@ def save_model(path: str, mlflow_model: Model, scorer_folder: Path, packages: Se
         artifact["uri"] = artifact["path"]
     mlflow_model.artifact_path = "model"  # MLflow puts the absolute folder of the store here
     mlflow_model.save(str(Path(path, "MLmodel")))
+
+
+def dependency_pins(packages: Sequence[str]) -> list[str]:
+    """Return ``name==version`` for every installed package that the given ones depend on, sorted, without themselves."""
+    found: dict[str, set[str]] = {}
+    waiting = [Requirement(name) for name in packages]
+    while waiting:
+        needed = waiting.pop()
+        name = canonicalize_name(needed.name)
+        if name in found and needed.extras <= found[name]:
+            continue
+        extras = found[name] = found.get(name, set()) | needed.extras
+        for line in importlib.metadata.requires(name) or []:
+            requirement = Requirement(line)
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in {"", *extras}):
+                waiting.append(requirement)
+    indirect = found.keys() - {canonicalize_name(name) for name in packages}
+    return sorted(f"{name}=={importlib.metadata.version(name)}" for name in indirect)
 
 
 def _pin(package: str) -> str:

@@ -113,5 +113,5 @@ def kind(name: str) -> Kind:
     except ModuleNotFoundError as error:
         raise TrainingError(
             f"model={name} needs {error.name}, which is not installed: 'make env-deep', or python -m pip install -r "
-            "requirements-deep.txt"
+            "requirements/deep.txt"
         ) from None

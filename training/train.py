@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import platform
-import sys
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ import click
 import cloudpickle
 import mlflow
 import pandas as pd
-from cyclonedx.model.component import ComponentType
 from mlflow.data.pandas_dataset import from_pandas
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from sklearn.pipeline import Pipeline
@@ -24,7 +22,6 @@ from data.ingest import TABLE, read_summary
 from data.options import Command
 from data.table import COLUMNS, read_table, reviews_of, row_hashes
 from registry.digests import file_digest
-from registry.sbom import bill_of_materials
 from registry.store import MODEL_NAME, connect
 from registry.versions import register
 from sentiment_model.contract import answer
@@ -43,7 +40,6 @@ from training.settings import Settings
 from training.steps import PATIENT, run, step
 
 TRAINED_ON = "data/trained_on.parquet"
-SBOM = "sbom.cdx.json"
 CHECKED = 4_000  # held-out reviews on which what is exported is compared with what was fitted
 
 
@@ -167,14 +163,13 @@ def log_context(
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {
-            name: importlib.metadata.version(name)
-            for name in ("mlflow", "scikit-learn", "numpy", "scipy", "pandas", "pyarrow", "cloudpickle")
+            package.metadata["Name"]: package.version
+            for package in sorted(
+                importlib.metadata.distributions(), key=lambda one: one.metadata["Name"].lower()
+            )
         },
     }
     mlflow.log_dict(environment, "environment.json")
-    mlflow.log_text(
-        bill_of_materials([sys.executable], ComponentType.MACHINE_LEARNING_MODEL, MODEL_NAME, run_id), SBOM
-    )
 
 
 def log_predictions(held_out: pd.DataFrame, hashes: pd.Series, trained: Trained, folder: Path) -> str:

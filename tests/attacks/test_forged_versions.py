@@ -30,6 +30,8 @@ from registry.versions import Version, find
 from tests.inference.conftest import Registry, Service
 from tests.inference.test_follow import FAST
 
+pytestmark = pytest.mark.real_models
+
 Attack = Callable[..., None]
 
 
@@ -119,6 +121,7 @@ STARTED_BY_HAND = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.large
 def test_loaded_as_mlflow_does_each_of_them_runs(
     store: MlflowClient, versions: Registry, tmp_path: Path, attack: str
 ) -> None:
@@ -205,6 +208,7 @@ def test_a_rollback_to_a_version_without_a_signature_is_refused(
 
 
 @pytest.mark.haproxy
+@pytest.mark.large
 def test_the_follower_runs_none_of_them(
     service: Service,
     versions: Registry,

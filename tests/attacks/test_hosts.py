@@ -9,6 +9,8 @@ import requests
 
 from tests.conftest import Project, free_port, running
 
+pytestmark = pytest.mark.large
+
 FOREIGN = [
     "evil.example",
     "evil.example:5000",

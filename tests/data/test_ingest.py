@@ -163,6 +163,7 @@ def test_a_table_changed_by_hand_is_noticed(source: Path, tmp_path: Path) -> Non
         read_summary(out)
 
 
+@pytest.mark.large
 def test_fifty_thousand_reviews_load(all_reviews: pd.DataFrame, tmp_path: Path) -> None:
     source = tmp_path / "kaggle.csv"
     long = all_reviews[all_reviews["source"] == "imdb"]

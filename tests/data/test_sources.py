@@ -193,6 +193,7 @@ def bomb(path: Path, name: str, kind: bytes, size: int) -> Path:
 
 
 @pytest.mark.parametrize("name", ["aclImdb/train/pos/0_9.txt", "aclImdb/other"])
+@pytest.mark.large
 def test_an_archive_that_unpacks_to_too_much_is_refused_and_takes_no_memory(
     tmp_path: Path, name: str
 ) -> None:
@@ -205,6 +206,7 @@ def test_an_archive_that_unpacks_to_too_much_is_refused_and_takes_no_memory(
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME], ids=["pax", "gnu"])
+@pytest.mark.large
 def test_a_header_that_claims_to_be_huge_takes_no_more_memory_than_the_bound(
     tmp_path: Path, kind: bytes
 ) -> None:

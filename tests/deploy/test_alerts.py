@@ -191,6 +191,7 @@ def test_every_metric_that_is_named_exists(service: Service) -> None:
 
 
 @live
+@pytest.mark.large
 def test_not_ready_fires_until_a_version_is_promoted(
     service: Service, store: MlflowClient, candidate: Candidate, tmp_path: Path
 ) -> None:

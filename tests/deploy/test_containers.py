@@ -205,9 +205,8 @@ def test_the_image_holds_the_code_and_nothing_that_lay_about(system: System) -> 
         "MLproject",
         "conda.yaml",
         "python_env.yaml",
-        "requirements.txt",
-        "requirements-onnx.txt",
-        "requirements-server.txt",
+        "run.txt",
+        "server.txt",
     }
     assert {Path(name).name for name in told} == known | {"haproxy.cfg", "log4j2.properties"}
 

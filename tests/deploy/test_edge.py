@@ -19,7 +19,7 @@ from inference.proxy import find_haproxy
 from tests.conftest import ROOT, free_port, running, tracking_server, until
 from tests.inference.conftest import Registry, Service
 
-pytestmark = pytest.mark.haproxy
+pytestmark = [pytest.mark.haproxy, pytest.mark.large]
 EDGE = ROOT / "deploy" / "edge" / "haproxy.cfg"
 APP, TRAINER = ("app", "a word of the app"), ("trainer", "a word of the trainer")
 

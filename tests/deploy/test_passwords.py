@@ -10,6 +10,8 @@ import requests
 
 from tests.conftest import ROOT, Project, copy_project, free_port, running, tracking_server
 
+pytestmark = pytest.mark.large
+
 ADMIN, READER = "a-long-word-of-the-admin", "a-long-word-of-the-reader"
 TRAIN = ["python", "-m", "training.main", "--source", "some.csv", "--ngram-max", "1", "--promote", "always"]
 

@@ -24,9 +24,12 @@ from tests.conftest import Project, copy_project, free_port, running, tracking_s
 INITDB = next(
     iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None
 ) or shutil.which("initdb")
-pytestmark = pytest.mark.skipif(
-    INITDB is None, reason="PostgreSQL is not installed: apt-get install postgresql (Debian, Ubuntu)"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        INITDB is None, reason="PostgreSQL is not installed: apt-get install postgresql (Debian, Ubuntu)"
+    ),
+    pytest.mark.large,
+]
 PASSWORD = "a word of the database"
 AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 BUCKET = "models"

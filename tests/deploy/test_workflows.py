@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tests.test_docs import TARGETS
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.y*ml"))
 LOADED = {path.name: yaml.safe_load(path.read_text()) for path in WORKFLOWS}
 MAKEFILE = (ROOT / "Makefile").read_text()
-TARGETS = set(re.findall(r"^([a-z][a-z-]*):.*##", MAKEFILE, re.MULTILINE))
 VARIABLES = set(re.findall(r"^(?:export )?([A-Z_]+) \?=", MAKEFILE, re.MULTILINE))
 TAGGED = "startsWith(github.ref, 'refs/tags/v')"
 STEPS = [

@@ -11,6 +11,8 @@ from registry.stages import history
 from registry.versions import all_versions, fetch, in_production
 from tests.conftest import Project, copy_project, standing_in
 
+pytestmark = pytest.mark.large
+
 TURNS = int(os.environ.get("TURNS") or 1)
 TRAIN = ["mlflow", "run", ".", "--env-manager", "local", "-P", "limit=2000", "-P", "ngram_max=1"]
 

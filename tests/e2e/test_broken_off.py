@@ -22,6 +22,8 @@ from registry.store import MODEL_NAME
 from registry.versions import all_versions, in_production
 from tests.conftest import Project, copy_project
 
+pytestmark = pytest.mark.large
+
 KILLS = int(os.environ.get("KILLS") or 1)
 TRAIN = ["python", "-m", "training.main", "--source", "some.csv", "--ngram-max", "1", "--promote", "always"]
 

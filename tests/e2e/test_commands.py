@@ -110,6 +110,7 @@ def test_make_promote_without_a_version_says_what_to_type(project: Project) -> N
 
 
 @pytest.mark.parametrize("after", ["log: ", "register: ", "registered: ", "promote: "])
+@pytest.mark.large
 def test_a_run_killed_near_registration_leaves_whole_versions(
     tmp_path: Path, all_reviews: pd.DataFrame, after: str
 ) -> None:

@@ -10,6 +10,8 @@ import pytest
 
 from tests.conftest import Project, copy_project, free_port, running, tracking_server
 
+pytestmark = pytest.mark.large
+
 
 @pytest.fixture
 def remote(tmp_path: Path, all_reviews: pd.DataFrame) -> Iterator[Project]:

@@ -31,6 +31,7 @@ from registry.store import MODEL_NAME
 from registry.versions import Version, find, in_production, register
 from spark.session import session
 from tests.conftest import ROOT, free_port, running, standing_in, until
+from tests.inference.stand_in import COMMAND
 from training.train import Candidate
 
 QUESTION = b'{"inputs": ["A wonderful film."]}'
@@ -38,9 +39,13 @@ JSON = {"Content-Type": "application/json"}
 
 
 class Service:
-    """A follower as `make serve FOLLOW=1` starts it, and what a client and an operator see of it."""
+    """A follower as `make serve FOLLOW=1` starts it, and what a client and an operator see of it.
 
-    def __init__(self, uri: str) -> None:
+    Its model servers are stand-ins, unless they are to be real: a real one takes seven seconds to start.
+    """
+
+    def __init__(self, uri: str, real: bool = False) -> None:
+        self.real = real
         # a short path, as sockets need one
         self.state = Path(tempfile.mkdtemp(prefix="follow-"))
         self.port, self.metrics_port = free_port(), free_port()
@@ -49,6 +54,9 @@ class Service:
 
     def start(self, before: str = "", **environment: str) -> None:
         """Start it; `before` is Python that is run in it first."""
+        if not self.real:
+            before += f"\nimport inference.server\ninference.server.MLFLOW_MODELS = {COMMAND!r}"
+            environment.setdefault("PYTHONPATH", str(ROOT))
         run = f"{before}\nfrom inference.follow import main\nmain()"
         command = [sys.executable, "-c", run, "--state", str(self.state)]
         command += ["--port", str(self.port), "--metrics-port", str(self.metrics_port)]
@@ -158,9 +166,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def service(store: MlflowClient) -> Iterator[Service]:
-    """A follower of the test's own store, not started yet."""
-    made = Service(os.environ["MLFLOW_TRACKING_URI"])
+def service(store: MlflowClient, request: pytest.FixtureRequest) -> Iterator[Service]:
+    """A follower of the test's own store, not started yet; `real_models` has it start `mlflow models serve`."""
+    made = Service(os.environ["MLFLOW_TRACKING_URI"], "real_models" in request.keywords)
     try:
         yield made
     finally:

@@ -33,6 +33,36 @@ def test_all_that_differs_is_named(tmp_path: Path) -> None:
     assert "pandas" not in message
 
 
+def test_indirect_dependencies_that_differ_are_logged_on_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, platform.python_version(), f"mlflow=={version('mlflow')}", "-c constraints.txt")
+    names = ("starlette", "fastapi", "flask", "alembic", "anyio", "docker", "pandas")
+    others = [f"{name}==0.0.1" for name in names]
+    (tmp_path / "constraints.txt").write_text("\n".join([*others, f"click=={version('click')}"]))
+    check_environment(tmp_path)
+    (line,) = caplog.messages
+    assert line.startswith(
+        "7 of 8 indirect dependencies differ from those of training: starlette==0.0.1 (here "
+    )
+    assert line.endswith("and 2 more")
+    assert "click" not in line
+    (tmp_path / "constraints.txt").unlink()
+    with pytest.raises(EnvironmentDiffersError, match="cannot be read"):
+        check_environment(tmp_path)
+
+
+def test_a_missing_package_of_an_extra_names_its_installation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inference.environment.find_spec", lambda name: None)
+    write(tmp_path, platform.python_version(), "onnxruntime==0.0.1", "tokenizers==0.0.1")
+    with pytest.raises(
+        EnvironmentDiffersError, match=r"make env-onnx installs what is missing; or train again"
+    ):
+        check_environment(tmp_path)
+
+
 @pytest.mark.parametrize("file", ["python_env.yaml", "requirements.txt"])
 @pytest.mark.parametrize("content", [None, "::", "[", "no-such-package"])
 def test_what_cannot_be_read_is_refused(tmp_path: Path, file: str, content: str | None) -> None:

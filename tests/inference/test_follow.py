@@ -1,4 +1,4 @@
-"""A running service follows Production: real HAProxy, real `mlflow models serve`, real registry."""
+"""A running service follows Production: real HAProxy, real registry, and real `mlflow models serve` where a test is marked so."""
 
 import json
 import os
@@ -30,6 +30,7 @@ pytestmark = pytest.mark.haproxy
 FAST = "import inference.follow, inference.loading\ninference.follow.LONGEST_WAIT = 0.5\ninference.follow.RETRIES = 2\ninference.loading.TIMEOUT = 40"
 
 
+@pytest.mark.real_models
 def test_it_waits_for_production_and_starts_by_itself(service: Service, versions: Registry) -> None:
     service.start()
     service.says("NOT READY: no version of SentimentClassifier is in Production")
@@ -47,6 +48,7 @@ def test_it_waits_for_production_and_starts_by_itself(service: Service, versions
     assert len({p.pid for p in service.model_servers()}) == 2, "one server: mlflow and its uvicorn"
 
 
+@pytest.mark.real_models
 def test_promotions_and_rollbacks_lose_nothing_and_leave_nothing_stale(
     service: Service, versions: Registry
 ) -> None:
@@ -82,6 +84,8 @@ def test_promotions_and_rollbacks_lose_nothing_and_leave_nothing_stale(
 
 
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="Linux does not group sessions here")
+@pytest.mark.real_models
+@pytest.mark.large
 def test_a_start_leaves_the_processor_to_what_serves_and_takes_it_when_nothing_does(
     service: Service, versions: Registry
 ) -> None:
@@ -199,6 +203,8 @@ BAD = {
 }  # fmt: skip
 
 
+@pytest.mark.real_models
+@pytest.mark.large
 def test_a_bad_version_never_replaces_the_good_one(
     service: Service, versions: Registry, tmp_path: Path
 ) -> None:
@@ -235,6 +241,8 @@ def test_a_bad_version_never_replaces_the_good_one(
     assert service.metric(f'sentiment_refused{{version="{bad.number}"}}') is None
 
 
+@pytest.mark.real_models
+@pytest.mark.large
 def test_a_server_that_dies_comes_back_and_requests_wait_for_it(service: Service, versions: Registry) -> None:
     service.begin(versions)
     with load(service.port) as clients:
@@ -380,6 +388,8 @@ def test_a_canary_gets_its_share_and_promotion_ends_it(service: Service, version
     assert b"nothing to do: there is no canary" in told.stdout
 
 
+@pytest.mark.real_models
+@pytest.mark.large
 def test_a_canary_that_is_grossly_worse_stops_by_itself(
     service: Service, versions: Registry, tmp_path: Path
 ) -> None:

@@ -16,9 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.cases import CSV, FIRST, FORMS, JSON, PARQUET, TEXTS, as_csv, as_parquet, body
-from tests.inference.test_proxy import Connection, Proxy, proxy, pytestmark, request
+from tests.inference.test_proxy import Connection, Proxy, proxy, request
 
-__all__ = ["proxy", "pytestmark"]
+pytestmark = [pytest.mark.haproxy, pytest.mark.large]
+
+__all__ = ["proxy"]
 
 REQUESTS = int(os.environ.get("REQUESTS") or 1000)
 FIELDS = {"sentiment", "confidence", "error"}

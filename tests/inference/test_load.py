@@ -18,7 +18,7 @@ from tests.cases import FIRST, FORMS, JSON, LAST, TEXTS, body
 from tests.conftest import until
 from tests.inference.conftest import Registry, Service, load
 
-pytestmark = pytest.mark.haproxy
+pytestmark = [pytest.mark.haproxy, pytest.mark.large, pytest.mark.real_models]
 DURATION = float(os.environ.get("DURATION") or 2)  # seconds
 SHORT = [body(inputs=[FIRST]), body(inputs=[LAST])]
 MIXED = [

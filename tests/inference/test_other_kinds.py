@@ -15,6 +15,8 @@ from tests.inference.test_score import as_json, scored, write_json
 from training.settings import Settings
 from training.train import train
 
+pytestmark = [pytest.mark.real_models, pytest.mark.large]
+
 STACK = pytest.param("stack", marks=pytest.mark.deep)
 OWN = "tests.pipelines:tfidf"
 

@@ -349,6 +349,7 @@ def test_where_reading_fails_nothing_is_written(copy: Path, tmp_path: Path, engi
             assert not list((tmp_path / "out").iterdir()), name
 
 
+@pytest.mark.large
 def test_a_line_of_a_hundred_megabytes_is_a_row_with_a_reason(copy: Path, tmp_path: Path) -> None:
     rows = [{"text": "A wonderful film."}, {"text": "x" * 100_000_000}, {"text": "Dull."}]
     scored(copy, write_json(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet", "local")
@@ -405,6 +406,7 @@ def scoring(project: Project, *options: str) -> Iterator["subprocess.Popen[str]"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.large
 def test_a_job_that_is_killed_leaves_nothing_and_the_next_one_finishes(
     project: Project, all_reviews: pd.DataFrame, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -463,6 +465,7 @@ def test_the_entry_point_and_make_score_files(project: Project, tmp_path: Path) 
     assert "SentimentClassifier has no version '99' (it has: " in told
 
 
+@pytest.mark.large
 def test_what_is_missing_for_spark_is_said_in_one_line(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

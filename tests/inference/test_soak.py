@@ -14,7 +14,7 @@ import requests
 from tests.cases import BAD, FIRST, FORMS, JSON, LAST, TEXTS, Request, as_csv, as_parquet, body
 from tests.inference.conftest import Registry, Service
 
-pytestmark = pytest.mark.haproxy
+pytestmark = [pytest.mark.haproxy, pytest.mark.large, pytest.mark.real_models]
 DURATION = float(os.environ.get("DURATION") or 20)  # seconds
 RATE = 50  # requests a second
 MOST_MEMORY, MOST_DESCRIPTORS = 20e6, 2

@@ -324,6 +324,7 @@ def test_eight_promotions_at_once_leave_one_version(four: MlflowClient) -> None:
 
 @pytest.mark.parametrize("deleted", ["the one that is promoted", "the one that it replaces"])
 @pytest.mark.parametrize("action", ["promote", "rollback"])
+@pytest.mark.large
 def test_a_deletion_in_the_midst_of_it_leaves_one_version(
     four: MlflowClient, monkeypatch: pytest.MonkeyPatch, action: str, deleted: str
 ) -> None:

@@ -285,6 +285,7 @@ def test_the_kernels_are_compiled_without_a_home(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("ending", [".nbi", ".nbc"])
 @pytest.mark.parametrize("left", [0, 100])
+@pytest.mark.large
 def test_a_damaged_cache_is_made_anew(
     ending: str, left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

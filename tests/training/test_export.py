@@ -17,9 +17,10 @@ from registry.digests import WRITTEN_BY_MLFLOW_AT_LOAD, digests
 from sentiment_model import ngrams
 from sentiment_model.ngrams import NgramScorer
 from tests.conftest import ROOT, SMALL, SUMMARY
+from tests.test_environments import pins
 from training.errors import TrainingError
 from training.explain import ngram_table
-from training.export import SERVING_PACKAGES, write_examples
+from training.export import SERVING_PACKAGES, dependency_pins, write_examples
 from training.ngram import PACKAGES, write_scorer
 from training.settings import Settings
 from training.train import Candidate, train
@@ -88,6 +89,7 @@ def test_it_holds_only_what_serving_needs(model: Path) -> None:
         "artifacts/scorer/ngrams.parquet",
         "artifacts/scorer/settings.json",
         "conda.yaml",
+        "constraints.txt",
         "entry.py",
         "input_example.json",
         "python_env.yaml",
@@ -105,10 +107,24 @@ def test_no_path_of_this_machine_stands_in_it(model: Path, tmp_path: Path) -> No
 
 
 def test_its_requirements_are_pinned(model: Path) -> None:
-    lines = (model / "requirements.txt").read_text().splitlines()
-    pins = (ROOT / "requirements.txt").read_text().splitlines()
-    assert {line.split("==")[0] for line in lines} == {*SERVING_PACKAGES, *PACKAGES}
-    assert set(lines) <= set(pins)
+    """What it needs, and all that this needs in turn, as the project's own environment has it."""
+    direct, indirect = (
+        (model / f"{name}.txt").read_text().split("\n") for name in ("requirements", "constraints")
+    )
+    assert direct.pop() == "-c constraints.txt"
+    assert {line.split("==")[0] for line in direct} == {*SERVING_PACKAGES, *PACKAGES}
+    ours = {str(pin).split(";")[0] for pin, _ in pins("run").values()}
+    assert {line.split(";")[0] for line in [*direct, *indirect]} <= ours
+    assert {"starlette", "uvicorn", "sqlalchemy", "protobuf"} <= {line.split("==")[0] for line in indirect}
+    assert 70 < len(indirect) < 110
+
+
+def test_indirect_dependencies_are_followed_through_extras_and_markers() -> None:
+    found = {pin.split("==")[0] for pin in dependency_pins(["mlflow"])}
+    assert {"mlflow-skinny", "fastapi", "h11", "click"} <= found
+    assert not {"mlflow", "colorama", "boto3"} & found, (
+        "itself, of Windows, of an extra that was not asked for"
+    )
 
 
 def test_the_same_data_and_seed_give_the_same_content(

@@ -93,6 +93,7 @@ def check_whole(client: MlflowClient) -> int:
 
 
 @pytest.mark.parametrize("for_good", [False, True], ids=["once", "for good"])
+@pytest.mark.large
 def test_whichever_call_of_registering_fails(
     faults: Faults, store: MlflowClient, candidate: Candidate, for_good: bool
 ) -> None:
@@ -116,6 +117,7 @@ def test_whichever_call_of_registering_fails(
 
 
 @pytest.mark.parametrize("for_good", [False, True], ids=["once", "for good"])
+@pytest.mark.large
 def test_whichever_call_of_a_training_fails(
     faults: Faults, store: MlflowClient, reviews: pd.DataFrame, for_good: bool
 ) -> None:

@@ -76,6 +76,7 @@ def test_every_text_is_counted_as_scikit_learn_does(texts: list[str], ngram_max:
 
 
 @pytest.mark.skipif(joblib.cpu_count() < 2, reason="one core counts without workers")
+@pytest.mark.large
 def test_a_killed_count_leaves_no_worker() -> None:
     code = "from training.features import count_ngrams; count_ngrams(['a b c ' * 200] * 100_000, 1, 2)"
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True) as process:

@@ -108,6 +108,7 @@ print("peak", max(peaks))
 @pytest.mark.skipif(
     sys.platform != "linux", reason="the kernel tells memory of a process from files in /proc"
 )
+@pytest.mark.large
 def test_texts_are_never_in_memory_together(tmp_path: Path) -> None:
     """From the CSV to the version in Production: four times as many rows, and memory that does not grow with them."""
 

@@ -41,7 +41,6 @@ def test_the_run_tells_the_whole_story(
     assert {
         "data/trained_on.parquet",
         "environment.json",
-        "sbom.cdx.json",
         "held_out/confident_mistakes.json",
         "held_out/predictions.parquet",
         "model_card.md",
