@@ -35,7 +35,7 @@ COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 STATE_OPTION = $(if $(STATE),--state '$(STATE)')
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-NAME lock data run test test-all lint format score serve stop canary canary-stop up train-docker down logs image image-smoke test-docker fuzz soak audit promote rollback history prune backup ui bench switches growth clean
+.PHONY: help env env-NAME lock data run test test-all lint format score serve stop canary canary-stop up train-docker down logs image image-smoke test-docker mutants fuzz soak audit promote rollback history prune backup ui bench switches growth clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][A-Za-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -99,6 +99,9 @@ test-all: env-test-all ## all tests that need no container, in half an hour; tho
 
 test-docker: env-test-all ## the tests of images and containers, with a real engine
 	python -m pytest -m docker $(ARGS)
+
+mutants: env-test-all ## put bugs into a copy, one at a time, and see whether the tests find them (ARGS='--tier test --only data')
+	python -m tests.mutants $(ARGS)
 
 fuzz: env-test ## generated requests to a real service, so many (REQUESTS=100000)
 	REQUESTS=$(REQUESTS) python -m pytest -s tests/inference/test_fuzz.py $(ARGS)

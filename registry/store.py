@@ -51,7 +51,7 @@ def connect(retries: int = 2) -> MlflowClient:
     except Exception as error:  # whatever MLflow, a driver of a database, SQLAlchemy or alembic raises
         if isinstance(error, ImportError) and (missing := how_to_install(error)):
             raise RegistryError(
-                _without_password(f"the tracking store {uri} needs a package: {missing}")
+                _without_password(f"MLFLOW_TRACKING_URI={uri} needs a package: {missing}")
             ) from None
         reason = str(error).splitlines()[0][:400]
         what = "does not answer", "check MLFLOW_TRACKING_URI and that its server runs"

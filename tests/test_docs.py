@@ -28,7 +28,7 @@ def test_every_make_target_is_in_the_readme(target: str) -> None:
 def test_every_target_the_documents_name_exists() -> None:
     for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(
-            r"(?:`|^\$ |&& |^)make ([a-z][a-z-]+)\b", document.read_text(), re.MULTILINE
+            r"(?:`|^\$ |&& |^)make ([a-z][A-Za-z-]+)\b", document.read_text(), re.MULTILINE
         ):
             assert target in TARGETS, (document.name, target)
 

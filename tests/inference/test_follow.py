@@ -352,7 +352,7 @@ def test_a_start_with_a_version_that_fails_fast_brings_the_one_before_up_at_once
     kept.symlink_to(tmp_path / "two")  # no folder of ours: fetched anew, and refused
     service.start()
     service.serves(1)
-    assert service.said.count("REFUSED: version 2") > 1
+    until(lambda: service.said.count("REFUSED: version 2") > 1, what="another try")
     assert service.said.count("bringing up version 1") == 2, "once in each of its lives"
 
 
