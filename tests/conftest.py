@@ -75,15 +75,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     }
     for item in items:
         for mark, names in missing.items():
-            if names and mark in item.keywords:
+            if item.get_closest_marker(mark) is None:
+                continue
+            item.add_marker(pytest.mark.large)  # `make test` needs no extra
+            if names:
                 reason = f"{' and '.join(names)} is not installed ({SKIPS[mark]})"
                 item.add_marker(pytest.mark.skip(reason=reason))
-            if mark in item.keywords:
-                item.add_marker(pytest.mark.large)  # `make test` needs no extra
-        fixtures = getattr(item, "fixturenames", ())
-        for shared in ("model_server", "project"):
-            if shared in fixtures:
-                item.add_marker(pytest.mark.xdist_group(shared))
+        group = None if item.get_closest_marker("xdist_group") else group_of(item)
+        if group is not None:
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def group_of(item: pytest.Item) -> str | None:
+    """Return the name of what a test shares with others, all of which run in one process; None if it shares nothing dear."""
+    if item.get_closest_marker("spark"):
+        return "spark"  # one JVM
+    fixtures = getattr(item, "_fixtureinfo", None)
+    known = {} if fixtures is None else fixtures.name2fixturedefs
+    for shared in ("model_server", "project"):
+        if shared in known:
+            return shared
+    of_module = any(found[-1].scope == "module" for found in known.values())
+    return item.nodeid.split("::")[0] if of_module else None
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:

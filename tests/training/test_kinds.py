@@ -31,6 +31,8 @@ from training.promote import promote
 from training.settings import Settings
 from training.train import Candidate, train
 
+pytestmark = pytest.mark.xdist_group("kinds")  # each kind is trained once
+
 DEEP = {"embedding", "transformer", "stack"}
 EXPLAINED = {"ngram", "hashing"}
 OWN = "tests.pipelines:tfidf"
