@@ -11,6 +11,8 @@ from tests.cases import tables
 from tests.conftest import ROOT, Project, free_port, running
 from tests.test_environments import TOGETHER
 
+pytestmark = pytest.mark.medium
+
 API = (ROOT / "docs" / "api.md").read_text()
 GUARANTEES = (ROOT / "docs" / "guarantees.md").read_text()
 README = (ROOT / "README.md").read_text()

@@ -57,7 +57,7 @@ def expected(file: str) -> set[Requirement]:
 
 def pins(file: str) -> dict[str, tuple[Requirement, str]]:
     """The pins of a file by name, each with what uv says it is there for."""
-    found = {}
+    found: dict[str, tuple[Requirement, str]] = {}
     for line in (ROOT / "requirements" / f"{file}.txt").read_text().splitlines():
         if not line.startswith("#"):
             text, why = re.split(r"\s+# via ", line)
@@ -185,7 +185,7 @@ def test_a_full_run_of_the_workflow_skips_no_mark() -> None:
         assert package in told
         assert package in ci
     marks = [line.split(":")[0] for line in PYPROJECT["tool"]["pytest"]["ini_options"]["markers"]]
-    assert set(marks) == {"medium", "large", "docker", "haproxy", *SKIPS}
+    assert set(marks) == {"medium", "large", "docker", "haproxy", "real_models", *SKIPS}
 
 
 @pytest.mark.large

@@ -30,7 +30,7 @@ from registry.versions import Version, find
 from tests.inference.conftest import Registry, Service
 from tests.inference.test_follow import FAST
 
-pytestmark = pytest.mark.real_models
+pytestmark = [pytest.mark.real_models, pytest.mark.medium]
 
 Attack = Callable[..., None]
 
@@ -112,6 +112,11 @@ ATTACKS: dict[str, Attack] = {
         code_outside_by_dots,
     )
 }
+# one of code and one of a path in `make test`
+FEW = [
+    name if name in ("bundled_code", "code_outside_by_dots") else pytest.param(name, marks=pytest.mark.large)
+    for name in ATTACKS
+]
 STARTED_BY_HAND = {
     "serve": (inference.serve.main, []),
     "smoke": (inference.smoke.main, []),
@@ -158,7 +163,7 @@ def refuse(version: Version, versions: Registry, tmp_path: Path, said: str) -> N
     assert not (tmp_path / "canary").exists()
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", FEW)
 def test_who_writes_the_artifact_store_runs_nothing(
     store: MlflowClient, versions: Registry, tmp_path: Path, attack: str
 ) -> None:
@@ -177,7 +182,7 @@ def test_who_writes_the_artifact_store_runs_nothing(
         kept.rename(folder)
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", FEW)
 def test_who_writes_the_registry_too_runs_nothing_where_signatures_are_asked_for(
     store: MlflowClient,
     versions: Registry,

@@ -194,6 +194,7 @@ else:
 @pytest.mark.parametrize(
     ("what", "says"), [("sift", "cannot be kept on disk while they are read"), ("read", "cannot be kept in")]
 )
+@pytest.mark.large
 def test_a_disk_too_small_for_the_texts_is_one_clear_line(tmp_path: Path, what: str, says: str) -> None:
     rows = "".join(f"film {row} {'was so good ' * 2000},{row % 2}\n" for row in range(1_500))
     (tmp_path / "large.csv").write_text(f"text,label\n{rows}")

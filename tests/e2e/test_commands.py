@@ -11,6 +11,8 @@ import pytest
 
 from tests.conftest import Project, copy_project
 
+pytestmark = pytest.mark.medium
+
 
 def versions(project: Project) -> dict[int, str]:
     found = project.client().search_model_versions("name = 'SentimentClassifier'")
@@ -72,6 +74,7 @@ def test_the_life_of_a_service(project: Project) -> None:
     assert first["manifest"] != third["manifest"]
 
 
+@pytest.mark.large
 def test_evaluate_judges_a_version_on_any_csv(project: Project, tmp_path: Path) -> None:
     csv = tmp_path / "mine.csv"
     rows = [f"A wonderful film number {i}.,1\nA dull and boring film number {i}.,0\n" for i in range(30)]
@@ -138,6 +141,7 @@ def test_a_run_killed_near_registration_leaves_whole_versions(
     assert list(versions(project).values()).count("Production") == 1
 
 
+@pytest.mark.large
 def test_ctrl_c_ends_a_run_cleanly(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "project")
     with project.start("python", "-u", "-m", "training.main", "--limit", "2500") as running:

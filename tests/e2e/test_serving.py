@@ -15,6 +15,8 @@ import inference.follow
 import inference.serve
 from tests.conftest import Project, free_port, running
 
+pytestmark = pytest.mark.medium
+
 GOOD = "A wonderful film."
 JSON = {"Content-Type": "application/json"}
 CSV = {"Content-Type": "text/csv"}
@@ -142,6 +144,7 @@ def test_the_end_of_make_run_asks_and_stops(project: Project) -> None:
     assert "is in Production. Next:" in told
 
 
+@pytest.mark.large
 def test_changed_files_are_neither_served_nor_judged_nor_promoted(project: Project, tmp_path: Path) -> None:
     csv = tmp_path / "mine.csv"
     csv.write_text("text,label\na film,1\nanother film,0\n")

@@ -31,6 +31,8 @@ from tests.cases import (
 from tests.conftest import ROOT
 from tests.inference.conftest import model_server_of
 
+pytestmark = pytest.mark.medium
+
 Rows = list[dict[str, Any]]
 
 
@@ -152,6 +154,7 @@ def test_a_text_that_is_too_long_answers_in_its_row(model_server: int, text: str
     assert row == {"sentiment": None, "confidence": None, "error": f"row 1: text is {reason}"}
 
 
+@pytest.mark.large
 def test_the_heaviest_texts_leave_the_server_its_memory(model: str) -> None:
     # the last one is past the bound: scored, it would take what the server has, and keep it
     heavy = [
@@ -211,6 +214,7 @@ def test_generated_requests_of_nothing_but_texts_are_the_same_in_every_form(mode
         assert ask(model_server, as_parquet(texts)) == expected
 
 
+@pytest.mark.large
 def test_a_restart_changes_no_answer(model_server: int, model: str) -> None:
     with model_server_of(model) as another:
         for text in TEXTS.values():

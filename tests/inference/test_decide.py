@@ -1,5 +1,6 @@
 """The policy alone, without a process: its situations, and thousands of generated lives."""
 
+import os
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -8,6 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from inference.decide import SLOTS, Action, Do, Phase, Server, State, decide
+
+pytestmark = pytest.mark.medium
 
 S, R, C, D, E, N, X = (
     Phase.SERVING,
@@ -24,6 +27,7 @@ def servers(*pairs: tuple[int, Phase]) -> tuple[Server, ...]:
     return tuple(Server(version, phase) for version, phase in pairs)
 
 
+LIVES = int(os.environ.get("LIVES") or 2_000)  # 10,000 in `make test-all`
 BUSY = Server(1, D, in_flight=3)
 
 
@@ -192,7 +196,7 @@ def happen(world: World, what: str, which: int | None) -> None:
             world.set(version, phase=X, in_flight=0)
 
 
-@settings(max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=LIVES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(EVENTS, max_size=30))
 def test_whatever_happens_something_serves_and_in_the_end_the_right_one(
     events: list[tuple[str, int | None]],

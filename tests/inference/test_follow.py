@@ -24,7 +24,7 @@ from registry.versions import find
 from tests.conftest import ROOT, free_port, until
 from tests.inference.conftest import Registry, Service, kill_worker, load
 
-pytestmark = pytest.mark.haproxy
+pytestmark = [pytest.mark.haproxy, pytest.mark.medium]
 
 # the same in less time: two retries, half a second apart, and 40 s to come up
 FAST = "import inference.follow, inference.loading\ninference.follow.LONGEST_WAIT = 0.5\ninference.follow.RETRIES = 2\ninference.loading.TIMEOUT = 40"
@@ -270,6 +270,7 @@ def test_a_server_that_hangs_is_replaced(service: Service, versions: Registry) -
     clients.check()
 
 
+@pytest.mark.large
 def test_after_kill_9_of_the_supervisor_all_goes_on_and_the_next_start_adopts_it(
     service: Service, versions: Registry
 ) -> None:
@@ -293,6 +294,7 @@ def test_after_kill_9_of_the_supervisor_all_goes_on_and_the_next_start_adopts_it
     until(lambda: len(service.model_servers()) == 2)
 
 
+@pytest.mark.large
 def test_a_folder_given_by_another_name_is_the_same_one(service: Service, versions: Registry) -> None:
     service.begin(versions)
     before = {p.pid for p in service.model_servers()}
@@ -307,6 +309,7 @@ def test_a_folder_given_by_another_name_is_the_same_one(service: Service, versio
     assert {p.pid for p in service.model_servers()} == before
 
 
+@pytest.mark.large
 def test_a_proxy_that_dies_comes_back(service: Service, versions: Registry) -> None:
     service.begin(versions)
     before = {p.pid for p in service.model_servers()}
@@ -338,6 +341,7 @@ def test_a_start_without_the_registry_serves_the_last_good_version(
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.large
 def test_a_start_with_a_version_that_fails_fast_brings_the_one_before_up_at_once(
     service: Service, versions: Registry, tmp_path: Path
 ) -> None:
@@ -356,6 +360,7 @@ def test_a_start_with_a_version_that_fails_fast_brings_the_one_before_up_at_once
     assert service.said.count("bringing up version 1") == 2, "once in each of its lives"
 
 
+@pytest.mark.large
 def test_an_emptied_production_leaves_what_serves(service: Service, versions: Registry) -> None:
     service.begin(versions)
     versions.client.delete_model_version("SentimentClassifier", "1")
@@ -477,6 +482,7 @@ def test_a_stop_with_another_folder_says_which_and_makes_none(tmp_path: Path) ->
     assert not folder.exists()
 
 
+@pytest.mark.large
 def test_what_an_earlier_follower_refused_is_forgiven_once_it_serves(
     service: Service, versions: Registry
 ) -> None:
@@ -518,6 +524,7 @@ def test_a_state_folder_too_long_for_a_socket_is_refused(tmp_path: Path) -> None
     assert "too long for a socket" in run_follow("--state", str(tmp_path / ("x" * 100)))
 
 
+@pytest.mark.large
 def test_the_request_log_is_appended_to_and_cut_off_when_it_is_long(
     service: Service, versions: Registry
 ) -> None:

@@ -31,6 +31,8 @@ from inference.score import score
 from spark.session import SparkError, session
 from tests.conftest import Project, free_port, until
 
+pytestmark = pytest.mark.medium
+
 on_spark = pytest.mark.spark
 ENGINES = ["local", pytest.param("spark", marks=on_spark)]
 NASTY = [

@@ -19,6 +19,8 @@ from registry.versions import register
 from tests.conftest import ROOT, until
 from training.train import Candidate
 
+pytestmark = pytest.mark.medium
+
 
 def run(*command: str, folder: Path = ROOT) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

@@ -20,6 +20,8 @@ from registry.store import MODEL_NAME
 from registry.versions import Version, all_versions, fetch, find, in_production, register
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.medium
+
 
 class Little(PythonModel):
     """A model of some bytes: what is pruned does not depend on what it says."""
@@ -201,6 +203,7 @@ def test_what_an_interrupted_promotion_replaced_is_what_a_rollback_goes_back_to(
     assert [version.number for version in all_versions(store)] == [1, 2, 4]
 
 
+@pytest.mark.large
 def test_mlflow_gc_empties_the_trash_after_it(six: MlflowClient) -> None:
     prune.prune(six, 1)
     subprocess.run(
@@ -221,6 +224,7 @@ def test_a_registry_without_versions_has_nothing_to_prune(store: MlflowClient) -
     assert prune.prune(store, 1) == ([], [])
 
 
+@pytest.mark.large
 def test_make_prune(six: MlflowClient) -> None:
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         command = ["make", "--no-print-directory", "prune", *arguments]

@@ -26,6 +26,8 @@ from registry.versions import fetch, find, register
 from training.promote import promote
 from training.train import Candidate
 
+pytestmark = pytest.mark.medium
+
 
 def make_keys(folder: Path, password: bytes | None = None) -> tuple[str, str]:
     folder.mkdir()
@@ -203,6 +205,7 @@ def test_a_key_with_a_password(
     fetch(find(store, 1), tmp_path / "copy")
 
 
+@pytest.mark.large
 def test_the_keys_that_the_page_has_openssl_make(tmp_path: Path, signed: MlflowClient) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "security.md").read_text()
     commands = [line for line in page.splitlines() if line.startswith("openssl ")]

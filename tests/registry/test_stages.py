@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from mlflow.tracking import MlflowClient
 
 from registry import canary, stages
 from registry.errors import RegistryError, VerificationError
+from registry.history import main as print_history
 from registry.stages import ProductionChangedError, history, promote, rollback
 from registry.store import MODEL_NAME
 from registry.versions import all_versions, find, in_production, register
 from tests.conftest import ROOT
 from training.train import Candidate
+
+pytestmark = pytest.mark.medium
 
 
 @pytest.fixture
@@ -76,6 +80,8 @@ def test_history_says_who_when_and_why(four: MlflowClient) -> None:
     events = [(e.action, e.version, e.replaced, e.reason) for e in history(four)]
     assert events == [("promote", 1, None, "test"), ("promote", 2, 1, "test"), ("rollback", 1, 2, "too slow")]
     assert all(event.by and event.at.endswith("Z") for event in history(four))
+    told = CliRunner().invoke(print_history, []).output.splitlines()[-len(events) :]
+    assert [line.split()[1:4] for line in told] == [[e[0], str(e[1]), str(e[2] or "-")] for e in events]
 
 
 def test_a_clock_that_is_set_back_changes_no_order(
@@ -384,6 +390,7 @@ def test_a_deletion_in_the_midst_of_it_leaves_one_version(
 
 @pytest.mark.parametrize("tag", ["pending", "audit.2026", "promoted_at_ns"])
 @pytest.mark.parametrize("written", ["x", "{}", "null", '{"at": 1}', '["a"]'])
+@pytest.mark.large
 def test_what_somebody_else_wrote_into_a_tag_stops_nothing(
     four: MlflowClient, tag: str, written: str
 ) -> None:

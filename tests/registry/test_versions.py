@@ -18,6 +18,8 @@ from registry.versions import Version, all_versions, check_examples, fetch, find
 from tests.conftest import ROOT
 from training.train import Candidate
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture
 def version(store: MlflowClient, candidate: Candidate) -> Version:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from sentiment_model import cleaning
 from sentiment_model.cleaning import clean, tokenize
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.mark.parametrize(
     ("raw", "tokens"),
@@ -129,6 +131,7 @@ def test_no_pair_of_characters_takes_much_longer_than_prose_to_tokenize() -> Non
         "\uff9e\u0301",
     ],
 )
+@pytest.mark.large
 def test_time_grows_in_step_with_length(pair: str) -> None:
     # of a quadratic pattern eight times the text would cost 64 times the time
     assert seconds(tokenize, pair * 400_000, 3) < 30 * max(seconds(tokenize, pair * 50_000, 3), 1e-3)

@@ -19,6 +19,8 @@ from tests.sentiment_model.test_cleaning import ratios
 from training.explain import ngram_table
 from training.ngram import write_scorer
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture(scope="module")
 def scorer(fitted, tmp_path_factory: pytest.TempPathFactory) -> NgramScorer:

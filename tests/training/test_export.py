@@ -25,6 +25,8 @@ from training.ngram import PACKAGES, write_scorer
 from training.settings import Settings
 from training.train import Candidate, train
 
+pytestmark = pytest.mark.medium
+
 
 def artifact(candidate: Candidate, to: Path) -> Path:
     return Path(mlflow.artifacts.download_artifacts(artifact_uri=candidate.model_uri, dst_path=str(to)))

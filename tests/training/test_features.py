@@ -18,6 +18,8 @@ from tests.conftest import ROOT, until
 from training import features
 from training.features import LogCountRatio, MinDocumentFrequency, count_ngrams
 
+pytestmark = pytest.mark.medium
+
 
 def counted_by_scikit_learn(
     texts: list[str], ngram_max: int, min_df: int
@@ -41,6 +43,7 @@ def assert_same(
         np.testing.assert_array_equal(getattr(X, name), getattr(Y, name))
 
 
+@pytest.mark.large
 def test_real_reviews_are_counted_as_scikit_learn_does(
     all_reviews: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:

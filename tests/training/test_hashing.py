@@ -20,6 +20,8 @@ from training.errors import TrainingError
 from training.settings import Settings
 from training.train import Candidate, register_candidate, train
 
+pytestmark = pytest.mark.medium
+
 QUICK = Settings(model="hashing", ngram_max=1, n_features=2**16)
 
 

@@ -31,7 +31,7 @@ from training.promote import promote
 from training.settings import Settings
 from training.train import Candidate, train
 
-pytestmark = pytest.mark.xdist_group("kinds")  # each kind is trained once
+pytestmark = [pytest.mark.xdist_group("kinds"), pytest.mark.medium]
 
 DEEP = {"embedding", "transformer", "stack"}
 EXPLAINED = {"ngram", "hashing"}
@@ -120,6 +120,7 @@ def log_odds(rows: list[dict[str, object]]) -> np.ndarray:
     return np.where([row["sentiment"] == "positive" for row in rows], margins, -margins)
 
 
+@pytest.mark.large
 def test_it_loads_without_pickle_and_without_what_trained_it(artifact: Path, tmp_path: Path) -> None:
     program = (
         "import sys\n"
@@ -241,6 +242,7 @@ def test_it_gives_the_example_answers_that_it_carries(artifact: Path) -> None:
     )
 
 
+@pytest.mark.large
 def test_the_same_data_and_seed_give_the_same_content(
     model: str,
     artifact: Path,
@@ -285,6 +287,7 @@ def test_held_out_rows_are_answered_as_they_were_judged(
     np.testing.assert_allclose(log_odds(ask(artifact, texts)), judged["log_odds"], atol=1e-4)
 
 
+@pytest.mark.large
 def test_a_champion_of_one_kind_is_challenged_by_another_and_rollback_goes_back(
     model: str, request: pytest.FixtureRequest, client: MlflowClient
 ) -> None:

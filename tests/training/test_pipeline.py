@@ -14,6 +14,8 @@ from training.errors import TrainingError
 from training.settings import Settings
 from training.train import Candidate, train
 
+pytestmark = pytest.mark.medium
+
 
 def trained(table: pd.DataFrame, function: str, trust: str = "") -> Candidate:
     with mlflow.start_run():

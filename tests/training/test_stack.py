@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from sentiment_model.ngrams import NgramScorer
-from sentiment_model.stack import Settings, StackScorer, combine, features
 from training import settings as chosen
 from training.export import write_settings
 from training.metrics import accuracy_and_log_loss
 
-pytestmark = pytest.mark.deep
+pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed (make env-onnx)")
+from sentiment_model.stack import Settings, StackScorer, combine, features
 
 
 @pytest.fixture
@@ -27,6 +27,7 @@ def judged() -> tuple[np.ndarray, np.ndarray]:
     return features(ngrams, network, random.integers(5, 500, len(y))), y
 
 
+@pytest.mark.deep
 def test_the_combination_is_better_than_either(judged: tuple[np.ndarray, np.ndarray]) -> None:
     from training.stack import fit
 
@@ -36,6 +37,7 @@ def test_the_combination_is_better_than_either(judged: tuple[np.ndarray, np.ndar
         assert combined > accuracy_and_log_loss(y, alone)[0] + 0.03
 
 
+@pytest.mark.deep
 def test_the_cascade_costs_next_to_nothing_where_it_was_learnt(judged: tuple[np.ndarray, np.ndarray]) -> None:
     from training.stack import ACCURACY, LOG_LOSS, fit
 
@@ -86,6 +88,7 @@ def test_settings_are_json_that_others_read_too(tmp_path: Path) -> None:
     assert json.loads(text, parse_constant=pytest.fail) == {"scorer": "stack", "sure": None}
 
 
+@pytest.mark.deep
 def test_what_comes_with_a_version_is_not_used() -> None:
     from training.kinds import kind, used
 

@@ -26,6 +26,13 @@ def test_what_ended_a_run_is_what_is_said(
     assert caught.value is ended_by
 
 
+def test_a_run_that_was_broken_off_is_marked_so(store: MlflowClient) -> None:
+    with pytest.raises(KeyboardInterrupt), run("test"):
+        raise KeyboardInterrupt
+    (found,) = store.search_runs(["0"], "attributes.run_name = 'test'")
+    assert found.info.status == "KILLED"
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [(AWAY, click.ClickException), (MlflowException("x failed with exception y"), MlflowException)],
