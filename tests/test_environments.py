@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import NormalizedName, canonicalize_name
 
 from registry.extras import EXTRAS as MODULES
 from tests.conftest import ROOT, SKIPS
@@ -55,9 +55,9 @@ def expected(file: str) -> set[Requirement]:
     return direct.union(*map(chosen, extras))
 
 
-def pins(file: str) -> dict[str, tuple[Requirement, str]]:
+def pins(file: str) -> dict[NormalizedName, tuple[Requirement, str]]:
     """The pins of a file by name, each with what uv says it is there for."""
-    found: dict[str, tuple[Requirement, str]] = {}
+    found: dict[NormalizedName, tuple[Requirement, str]] = {}
     for line in (ROOT / "requirements" / f"{file}.txt").read_text().splitlines():
         if not line.startswith("#"):
             text, why = re.split(r"\s+# via ", line)
@@ -105,7 +105,10 @@ def test_every_package_is_pinned_exactly(file: str) -> None:
 def test_a_peer_reads_the_pipelines_with_our_versions() -> None:
     ours = pins("run")
     for name in ("cloudpickle", "joblib", "numpy", "pandas", "scikit-learn", "scipy"):
-        assert pins("bench-mlserver")[name][0].specifier == ours[name][0].specifier
+        assert (
+            pins("bench-mlserver")[canonicalize_name(name)][0].specifier
+            == ours[canonicalize_name(name)][0].specifier
+        )
 
 
 def test_a_training_installs_nothing_of_an_operator_a_release_or_a_test() -> None:
