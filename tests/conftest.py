@@ -64,6 +64,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         added.pace_file = factory.getbasetemp() / "trained" / "seconds"
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups next
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what this machine cannot run, and keep the tests that share the project's folder in one process."""
     missing = {

@@ -155,6 +155,23 @@ def test_edits_of_the_table_are_kept_aside(source: Path, tmp_path: Path) -> None
     assert [path.read_text() for path in tmp_path.glob("imdb.????????.csv")] == [edited]
 
 
+@pytest.mark.parametrize("summary", [None, "{", "{\n}"], ids=["missing", "broken", "of something else"])
+def test_a_table_whose_summary_cannot_be_read_is_kept_aside(
+    source: Path, tmp_path: Path, summary: str | None
+) -> None:
+    out = tmp_path / "imdb.csv"
+    ingest(str(source), 0.1, out)
+    edited = out.read_text() + "mine,positive,train,csv\n"
+    out.write_text(edited)
+    if summary is None:
+        summary_path(out).unlink()
+    else:
+        summary_path(out).write_text(summary)
+    ingest(str(source), 0.1, out)
+    assert len(read_table(out)) == 100
+    assert [path.read_text() for path in tmp_path.glob("imdb.????????.csv")] == [edited]
+
+
 def test_a_table_changed_by_hand_is_noticed(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "imdb.csv"
     ingest(str(source), 0.1, out)

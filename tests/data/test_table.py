@@ -86,6 +86,14 @@ def test_duplicates_are_dropped_and_contradictions_set_aside() -> None:
     assert found.rejects["reason"].tolist() == ["the same text as line 4 with another label"]
 
 
+@pytest.mark.parametrize("splits", [("train", "test"), ("test", "train")])
+def test_a_review_that_stands_in_train_and_in_test_is_held_out(splits: tuple[str, str]) -> None:
+    copies = [RawRow("", "good", "positive", split, "csv") for split in splits]
+    found = build([*copies, RawRow("", "bad", "negative", "train", "csv")], 0.1, "test")
+    assert found.table[["review", "split"]].to_numpy().tolist() == [["good", "test"], ["bad", "train"]]
+    assert found.duplicates == 1
+
+
 @pytest.mark.parametrize("label", ["positive", "POSITIVE", " pos ", "1", "1.0"])
 def test_labels_go_by_several_names(label: str) -> None:
     found = build(rows(("good", label), ("bad", "0")), 0.1, "test")

@@ -78,6 +78,11 @@ def test_its_pods_may_do_no_more_than_they_must(document: Any) -> None:
     assert container["resources"]["limits"]["memory"]
 
 
+def test_the_namespace_refuses_pods_that_may_do_more() -> None:
+    namespace = yaml.safe_load((FOLDER / "base" / "namespace.yaml").read_text())
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
 @pytest.mark.parametrize("folder", ["base", "production", "signed"])
 def test_every_file_is_in_the_kustomization(folder: str) -> None:
     told = yaml.safe_load((FOLDER / folder / "kustomization.yaml").read_text())

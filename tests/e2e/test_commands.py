@@ -95,6 +95,7 @@ def test_evaluate_leaves_out_what_the_version_was_trained_on(project: Project, t
     )
     assert of == 1500
     assert 100 < seen < 300, "4,000 of 33,429 rows were trained on"
+    assert f"score: {of - seen:,} rows" in told, "the others alone are judged"
     assert "imdb/accuracy" in told
 
 

@@ -45,6 +45,11 @@ def test_errors_stop_it_with_the_figures() -> None:
     assert told == "6 of its 60 answers are errors (10.0%), beside 1.0% of 600"
 
 
+def test_four_errors_of_few_answers_do_not_stop_it_and_five_do() -> None:
+    assert grossly_worse(sample(60, errors=4), sample(600)) is None
+    assert grossly_worse(sample(60, errors=5), sample(600)) is not None
+
+
 def test_slowness_stops_it_with_the_figures() -> None:
     told = grossly_worse(sample(100, ms=50.0), sample(900, ms=2.0))
     assert told == "its median is 50.0 ms over 100 answers, beside 2.0 ms over 900"

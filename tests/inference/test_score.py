@@ -246,6 +246,17 @@ def test_a_value_that_the_format_cannot_hold_is_one_line(copy: Path, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
 
+def test_rows_of_many_batches_come_out_in_the_order_they_went_in(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inference.files.ROWS", 2)
+    rows = [{"text": "Dull." if at % 3 else "", "id": at} for at in range(11)]
+    scored(copy, write_json(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl", "local")
+    found = as_json(tmp_path / "out.jsonl")
+    assert [row["id"] for row in found] == list(range(11))
+    assert [row["error"] is None for row in found] == [bool(row["text"]) for row in rows]
+
+
 def test_an_output_that_holds_the_input_is_refused(copy: Path, tmp_path: Path) -> None:
     folder = tmp_path / "both.csv"
     folder.mkdir()

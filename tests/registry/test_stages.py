@@ -242,6 +242,23 @@ def test_an_interrupted_rollback_is_finished_by_the_same_command(
     assert production(four) == [1]
 
 
+def test_an_interrupted_rollback_that_is_withdrawn_leaves_no_mark(
+    four: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(four, 1)
+    go(four, 2)
+    with monkeypatch.context() as broken:
+        broken.setattr(
+            "registry.stages._make_production", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            rollback(four, 2, "bad")
+    assert "rolled_back" in find(four, 2).tags
+    go(four, 3)
+    assert "rolled_back" not in find(four, 2).tags
+    assert rollback(four, None, "bad") == (3, 2)
+
+
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize("action", ["promote", "rollback"])
 def test_whichever_call_of_the_registry_fails_the_same_command_finishes(

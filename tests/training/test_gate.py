@@ -1,10 +1,14 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.gate import Floors, judge
+from registry.digests import file_digest
+from registry.versions import Version
+from training.gate import HELD_OUT_DIGEST, Floors, judge, read_held_out
 
 
 def predictions(right: list[bool], first: int = 0) -> pd.DataFrame:
@@ -95,6 +99,20 @@ def test_rows_whose_label_changed_are_not_compared() -> None:
     theirs = predictions(GOOD)
     theirs.loc[:99, "sentiment"] = "other"
     assert judge(predictions(GOOD), theirs, 1).numbers["compared_rows"] == 900
+
+
+def test_held_out_predictions_that_were_changed_after_training_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "predictions.parquet"
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", lambda **_: str(file))
+    rows = predictions(GOOD).assign(source="imdb")
+    rows.to_parquet(file, index=False)
+    version = Version(1, "None", "READY", "run", "models:/m-1", {HELD_OUT_DIGEST: file_digest(file)})
+    assert len(read_held_out(version, tmp_path)) == len(GOOD)
+    rows.assign(log_odds=rows["log_odds"] * 2).to_parquet(file, index=False)
+    with pytest.raises(ValueError, match="version 1 are not those that its tag names"):
+        read_held_out(version, tmp_path)
 
 
 @settings(deadline=None)
