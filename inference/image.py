@@ -16,13 +16,6 @@ from registry.extras import how_to_install
 from registry.store import MODEL_NAME, connect
 from registry.versions import PRODUCTION, fetch, find
 
-try:
-    from cyclonedx.model.component import ComponentType
-
-    from registry.sbom import bill_of_materials
-except ImportError as error:
-    sys.exit(f"Error: {how_to_install(error) or error}")
-
 DOCKERFILE = Path(__file__).resolve().parent.parent / "deploy" / "image" / "Dockerfile"
 LABEL = "sentiment"
 # what runs in the container: it prints the answers to the model's own example texts, and the texts
@@ -48,6 +41,12 @@ def build(image: str, wanted: str) -> None:
     """Build with ``mlflow models build-docker`` from a verified copy, then our own step on top."""
     if not re.fullmatch(r"[a-z0-9][a-zA-Z0-9._/:-]*", image):
         raise ServeError(f"{image!r} cannot be the name of an image: give IMAGE=name:tag, in small letters")
+    try:  # before any work
+        from cyclonedx.model.component import ComponentType
+
+        from registry.sbom import bill_of_materials
+    except ImportError as error:
+        raise ServeError(how_to_install(error) or str(error)) from None
     version = find(connect(), wanted)
     with tempfile.TemporaryDirectory(prefix="sentiment-") as folder:
         copy = fetch(version, Path(folder))

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import boto3
 import pytest
 import requests
 
 from tests.conftest import ROOT, free_port, until
 from tests.deploy.test_containers import SMALL, System, docker
+
+boto3 = pytest.importorskip("boto3", reason="boto3 is not installed (make env-s3)")
 
 pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("engine")]
 STAND_INS = ROOT / "tests" / "deploy" / "stand_ins"

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pandas as pd
 import psycopg2
 import pytest
@@ -20,6 +19,8 @@ from mlflow.tracking import MlflowClient
 from registry.store import MODEL_NAME
 from registry.versions import all_versions
 from tests.conftest import Project, copy_project, free_port, running, tracking_server, until
+
+boto3 = pytest.importorskip("boto3", reason="boto3 is not installed (make env-s3)")
 
 INITDB = next(
     iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None

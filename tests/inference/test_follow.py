@@ -231,7 +231,7 @@ def test_a_bad_version_never_replaces_the_good_one(
                 service.says(f"REFUSED: version {bad.number}, failure 3: ", 120)
                 assert "is not tried again; 'make promote VERSION=2' has it tried anew" in service.said
                 versions.promote(bad.number)
-                until(lambda: service.said.count("REFUSED: version 2, failure 1: ") == 2, what="anew")
+                until(lambda: service.said.count("REFUSED: version 2, failure 1: ") == 2, 120, "anew")
         good = versions.add()
         versions.promote(good)
         service.serves(good)
