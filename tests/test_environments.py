@@ -1,5 +1,6 @@
 """The environments: every file of pins follows from pyproject.toml, and whoever installs one gets the same packages."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -173,6 +174,23 @@ def test_a_command_without_its_package_says_how_to_install_it(command: list[str]
     (line,) = told.stderr.splitlines()
     assert f"Error: {module} is not installed: 'make env-{MODULES[module]}'" in line
     assert f"requirements/{MODULES[module]}.txt" in line
+
+
+TEST_ALL = {"boto3", "moto", "psycopg2", "flask_wtf", "pyspark", "torch", "transformers", "mypy"}
+
+
+@pytest.mark.parametrize("room", ["tests", "data", "inference", "registry", "sentiment_model", "spark"])
+def test_nothing_is_imported_at_collection_that_make_test_does_not_install(room: str) -> None:
+    """A test module that needs more imports it by ``pytest.importorskip`` or within a test."""
+    for path in (ROOT / room).rglob("*.py"):
+        if path.relative_to(ROOT).as_posix() in (
+            "inference/spark.py",
+        ):  # which imports PySpark, and is imported where it is
+            continue
+        for node in ast.parse(path.read_text()).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.split(".")[0] for name in names} & TEST_ALL, path
 
 
 def test_a_full_run_of_the_workflow_skips_no_mark() -> None:

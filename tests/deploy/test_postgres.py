@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psycopg2
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -21,6 +20,7 @@ from registry.versions import all_versions
 from tests.conftest import Project, copy_project, free_port, running, tracking_server, until
 
 boto3 = pytest.importorskip("boto3", reason="boto3 is not installed (make env-s3)")
+psycopg2 = pytest.importorskip("psycopg2", reason="psycopg2 is not installed (make env-postgres)")
 
 INITDB = next(
     iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None
