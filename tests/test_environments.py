@@ -188,6 +188,8 @@ def test_nothing_is_imported_at_collection_that_make_test_does_not_install(room:
         ):  # which imports PySpark, and is imported where it is
             continue
         for node in ast.parse(path.read_text()).body:
+            if "importorskip" in ast.unparse(node) and isinstance(node, ast.Assign | ast.Expr):
+                break  # what follows is imported where it is installed
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not {name.split(".")[0] for name in names} & TEST_ALL, path
