@@ -35,7 +35,7 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 ROOT = Path(__file__).resolve().parent.parent
 
 # as on a user's machine, whatever is set where the tests run
-for name in ("PYTHONDONTWRITEBYTECODE", "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS"):
+for name in ("PYTHONDONTWRITEBYTECODE", "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "ARGS"):
     os.environ.pop(name, None)
 sys.dont_write_bytecode = False
 # a shell starts background jobs with SIGINT ignored, and so would be every process that a test starts
