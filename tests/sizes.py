@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-SIZES = {"small": 10.0, "medium": 60.0}
+SIZES = {"small": 10.0, "medium": 60.0, "long": 120.0}  # long: whole lives of a model or a service
 SLACK = 1.5
 REFERENCE = 6.0  # seconds that the shared model takes on two idle cores
 _shared = 0.0  # seconds that session fixtures took in the current phase of a test
 
 
 def size_of(item: pytest.Item) -> str:
-    """Return ``large``, ``medium`` or ``small``."""
-    return next((size for size in ("large", "medium") if size in item.keywords), "small")
+    """Return ``large``, ``long``, ``medium`` or ``small``."""
+    return next((size for size in ("large", "long", "medium") if size in item.keywords), "small")
 
 
 @pytest.hookimpl(wrapper=True)

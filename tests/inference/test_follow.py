@@ -24,7 +24,7 @@ from registry.versions import find
 from tests.conftest import ROOT, free_port, until
 from tests.inference.conftest import Registry, Service, kill_worker, load
 
-pytestmark = [pytest.mark.haproxy, pytest.mark.medium]
+pytestmark = [pytest.mark.haproxy, pytest.mark.long]
 
 # the same in less time: two retries, half a second apart, and 40 s to come up
 FAST = "import inference.follow, inference.loading\ninference.follow.LONGEST_WAIT = 0.5\ninference.follow.RETRIES = 2\ninference.loading.TIMEOUT = 40"

@@ -20,7 +20,7 @@ from registry.versions import all_versions, find, in_production, register
 from tests.conftest import ROOT
 from training.train import Candidate
 
-pytestmark = pytest.mark.medium
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture
