@@ -10,6 +10,18 @@ from tests.e2e.test_commands import versions
 pytestmark = pytest.mark.long
 
 
+def test_mlflow_run_trains_registers_and_promotes(project: Project) -> None:
+    assert "registered: SentimentClassifier version 1" in project.first_run
+    assert "gate passed" in project.first_run
+    assert "promoted: SentimentClassifier version 1 is in Production" in project.first_run
+    assert "held out: accuracy" in project.first_run
+    assert versions(project)[1] == "Production"
+    (run,) = [r for r in project.client().search_runs(["0"]) if r.data.tags.get("version") == "1"]
+    assert run.info.status == "FINISHED"
+    assert run.data.params["limit"] == "4000"
+    assert run.data.tags["mlflow.note.content"].startswith("# SentimentClassifier")
+
+
 def test_the_life_of_a_service(project: Project) -> None:
     """Versions 2 and 3 come; 2 is refused, forced, rolled back; the history tells it."""
     train = ["mlflow", "run", ".", "--env-manager", "local", "-e", "train"]
