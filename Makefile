@@ -41,7 +41,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][A-Za-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # An environment is a file of pins, and a marker in .venv that says it is installed. `make run` needs requirements/run.txt alone; a target
-# that needs more asks for it: `score: env-spark`. Compiled from pyproject.toml by `make lock`.
+# that needs more asks for it: `stop: env-follow`. Compiled from pyproject.toml by `make lock`.
 EXTRAS := follow image sign s3 postgres onnx deep spark server test test-all lint audit
 env: $(VENV)/.run ## make the environment in .venv, with what `make run` needs
 
@@ -94,7 +94,7 @@ run: $(STORE) ## data, train, gate, register, promote, and one real answer over 
 test: env-test ## the tests of every room and one whole life, in minutes
 	python -m pytest -n 2 --dist loadgroup -m 'not large and not docker' $(ARGS)
 
-test-all: env-test-all ## all tests that need no container, in half an hour; those of what is not installed skip
+test-all: env-test-all ## all tests that need no container, slow ones too; those of what is not installed skip
 	LIVES=10000 python -m pytest -n 2 --dist loadgroup -m 'not docker' $(ARGS)
 
 test-docker: env-test-all ## the tests of images and containers, with a real engine
