@@ -223,6 +223,7 @@ class Load:
         self._port, self._pause = port, pause
         self.answers: list[tuple[float, int, str]] = []  # when it was asked, status, version
         self.faults: Counter[str] = Counter()
+        self.said: list[bytes] = []  # what wrong answers said
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
 
@@ -233,8 +234,12 @@ class Load:
             try:
                 connection.request("POST", "/invocations", QUESTION, JSON)
                 answer = connection.getresponse()
-                body = json.loads(answer.read())
-                right = answer.status == 200 and body["predictions"][0]["sentiment"] == "positive"
+                said = answer.read()
+                right = (
+                    answer.status == 200 and json.loads(said)["predictions"][0]["sentiment"] == "positive"
+                )
+                if not right:
+                    self.said.append(said)
                 version = answer.headers["X-Model-Version"]
                 self.answers.append((asked, answer.status if right else -answer.status, version))
             except (OSError, HTTPException, ValueError, LookupError) as error:
@@ -249,7 +254,7 @@ class Load:
     def check(self, lost: int = 0) -> None:
         """At most `lost` requests were not answered, and rightly."""
         wrong = [answer for answer in self.answers if answer[1] != 200]
-        assert len(wrong) + sum(self.faults.values()) <= lost, (wrong[:5], self.faults)
+        assert len(wrong) + sum(self.faults.values()) <= lost, (wrong[:5], self.faults, self.said[:5])
 
 
 @contextmanager

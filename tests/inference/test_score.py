@@ -28,6 +28,7 @@ from inference.answers import Counts, Scored
 from inference.files import FileError, Piece, find, look, read
 from inference.output import whole
 from inference.score import score
+from registry.versions import in_production
 from spark.session import SparkError, session
 from tests.conftest import Project, free_port, until
 
@@ -464,10 +465,11 @@ def test_the_entry_point_and_make_score_files(project: Project, tmp_path: Path) 
     told = project.run(*command, "-P", f"output={tmp_path}/out.jsonl")
     assert "out.jsonl: 2 rows, 1 positive, 1 without an answer (column error says why)" in told
     first, second = as_json(tmp_path / "out.jsonl")
-    assert (first["sentiment"], first["model_version"]) == ("positive", 1)
+    (production,) = in_production(project.client())
+    assert (first["sentiment"], first["model_version"]) == ("positive", production.number)
     assert second["error"] == "text is blank; send a non-empty string"
     run = max(project.client().search_runs(["0"]), key=lambda run: run.info.start_time)
-    assert run.data.tags["version"] == "1"
+    assert run.data.tags["version"] == str(production.number)
     assert (run.data.metrics["rows"], run.data.metrics["rows_without_answer"]) == (2, 1)
 
     told = project.make("score", f"INPUT={tmp_path}/in.csv", f"OUTPUT={tmp_path}/out.jsonl", code=2)
