@@ -95,7 +95,7 @@ test: env-test ## the tests of every room and one whole life, in minutes
 	python -m pytest -n 2 --dist loadgroup -m 'not large and not docker' $(ARGS)
 
 test-all: env-test-all ## all tests that need no container, slow ones too; those of what is not installed skip
-	LIVES=10000 python -m pytest -n 2 --dist loadgroup -m 'not docker' $(ARGS)
+	LIVES=10000 python -m pytest -n 3 --dist loadgroup -m 'not docker' $(ARGS)
 
 test-docker: env-test-all ## the tests of images and containers, with a real engine
 	python -m pytest -m docker $(ARGS)

@@ -1,5 +1,6 @@
 """``make serve``: verify the Production version, then have ``mlflow models serve`` answer from that copy."""
 
+import math
 import signal
 import sys
 import tempfile
@@ -9,7 +10,7 @@ from types import FrameType
 import click
 
 from inference.environment import check_environment
-from inference.server import ServeError, refuse_workers, serving
+from inference.server import ServeError, refuse_workers, serving, wait_until_ready
 from registry.store import MODEL_NAME, connect
 from registry.versions import PRODUCTION, fetch, find
 
@@ -36,7 +37,9 @@ def main(port: int, host: str) -> None:
         copy = fetch(version, Path(folder))
         check_environment(copy)
         with serving(copy, host, port) as process:
-            click.echo(f"serving {MODEL_NAME} version {version.number} on http://{host}:{port}/invocations")
+            url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            click.echo(f"serving {MODEL_NAME} version {version.number} on {url}/invocations")
+            wait_until_ready(process, url, math.inf)
             code = process.wait()
     if code:
         raise ServeError(f"the model server ended with exit code {code}; its log is above")

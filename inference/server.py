@@ -17,7 +17,7 @@ import click
 import psutil
 import requests
 
-MEMORY_GIB = 4.0  # of addresses: 2.2 are taken when a version is loaded
+MEMORY_GIB = 2.0  # of addresses that answering may take beside what a loaded version has
 TOLERANCE = 1e-6
 OURS = "SENTIMENT_MODEL_SERVER"  # in the environment of every process that belongs to a follower
 PATIENCE = 15.0
@@ -61,9 +61,6 @@ def launch(
 ) -> subprocess.Popen[bytes]:
     """Start ``mlflow models serve`` on a verified copy, in a session of its own, with pickle refused.
 
-    Its address space is bounded: under ``inputs``, MLflow makes all rows as wide as the longest, so that
-    a body of 1 MB asks for 6 GB. Bounded, that is an answer of status 400.
-
     Parameters
     ----------
     copy : Path
@@ -75,13 +72,13 @@ def launch(
     mark : dict, optional
         What :func:`marked` is to find it by.
     """
-    # the shell sets the limit and becomes the server; where the system has no such limit it goes without
-    limited = ["sh", "-c", 'ulimit -v "$1" 2>/dev/null; shift; exec "$@"', "sh", str(int(MEMORY_GIB * 2**20))]
     python = os.path.abspath(sys.executable)  # it is started from another folder
     command = [python, "-c", MLFLOW_MODELS, "serve", "--model-uri", str(copy)]
     command += ["--env-manager", "local", "--host", host, "--port", str(port)]
     environment = os.environ | {
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        # glibc reserves 64 MiB of addresses for each of eight arenas a core, which would count as memory
+        "MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX", "2"),
         # MLflow starts `uvicorn` by name: let it be the one beside this interpreter
         "PATH": os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", "")]),
     }
@@ -95,7 +92,7 @@ def launch(
     output = log.open("ab") if log else None
     try:
         return subprocess.Popen(
-            [*limited, *command],
+            command,
             cwd=copy,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -140,8 +137,23 @@ def signal_group(group: int, number: signal.Signals) -> bool:
     return True
 
 
+def bound_memory(leader: psutil.Process) -> None:
+    """Let no process of a loaded model server take more than 2 GiB of addresses beside what the largest has, where the system can.
+
+    Under ``inputs``, MLflow makes all rows as wide as the longest, so that a body of 1 MB asks for 6 GB. Bounded, that
+    is an answer of status 400. What loading takes differs: 2 GiB, or 4 where a library brings PyTorch along.
+    """
+    if not hasattr(leader, "rlimit"):  # Linux has it
+        return
+    with suppress(psutil.NoSuchProcess):
+        processes = [leader, *leader.children(recursive=True)]
+        most = max(process.memory_info().vms for process in processes) + int(MEMORY_GIB * 2**30)
+        for process in processes:  # whatever the first starts later needs as much
+            process.rlimit(psutil.RLIMIT_AS, (most, most))
+
+
 def wait_until_ready(process: subprocess.Popen[bytes], url: str, timeout: float = 120.0) -> None:
-    """Poll ``url``/ping until it answers.
+    """Poll ``url``/ping until it answers, then bound its memory.
 
     Raises
     ------
@@ -154,6 +166,7 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str, timeout: float 
             raise ServeError(f"the model server ended with exit code {process.returncode}; its log is above")
         try:
             if requests.get(f"{url}/ping", timeout=2).ok:
+                bound_memory(psutil.Process(process.pid))
                 return
         except requests.RequestException:
             time.sleep(0.1)
@@ -276,6 +289,7 @@ class ModelServer:
             except (ValueError, LookupError, TypeError):
                 raise ServeError("its answer to its own example texts cannot be read") from None
             compare(examples, answers)
+            bound_memory(self.leader)
             return
         raise ServeError("it is not needed any more")
 

@@ -1,5 +1,6 @@
 """Fixtures: real reviews, a real SQLite store, a copy of the project to drive commands in."""
 
+import importlib
 import importlib.util
 import json
 import os
@@ -20,12 +21,13 @@ import mlflow
 import pandas as pd
 import pytest
 import requests
+from click.testing import CliRunner
 from filelock import FileLock
 from mlflow.tracking import MlflowClient
 
 from data.sources import locate, read
 from data.table import build
-from registry.store import connect
+from registry.store import RETRIES, connect
 from tests import sizes
 from training.ngram import count, fit
 from training.settings import Settings
@@ -94,7 +96,7 @@ def group_of(item: pytest.Item) -> str | None:
     fixtures = getattr(item, "_fixtureinfo", None)
     known = {} if fixtures is None else fixtures.name2fixturedefs
     for shared in ("model_server", "project"):
-        if shared in known:
+        if shared in known and known[shared][-1].scope == "session":  # not one that a module has of its own
             return shared
     of_module = any(found[-1].scope == "module" for found in known.values())
     return item.nodeid.split("::")[0] if of_module else None
@@ -303,6 +305,22 @@ class Project:
             assert running.returncode == code, told
         return told
 
+    def call(self, module: str, *options: str, code: int | None = 0) -> str:
+        """Run the command of a module of ours in this process, which has imported MLflow already; return what it printed."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.folder)
+            patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{self.folder}/mlflow.db")
+            for name in ("MLFLOW_RUN_ID", RETRIES):
+                patch.delenv(name, raising=False)
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            result = CliRunner().invoke(importlib.import_module(module).main, options)
+            while mlflow.active_run():  # whose end could not be written
+                mlflow.end_run("FAILED")
+        assert code in (None, result.exit_code), result.output
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.output
+        return result.output
+
     def make(self, *arguments: str, code: int = 0, timeout: float = 300) -> str:
         """Run make with the environment that the tests run in."""
         return self.run("make", "--no-print-directory", *arguments, code=code, timeout=timeout)
@@ -352,3 +370,13 @@ def project(tmp_path_factory: pytest.TempPathFactory, reviews: pd.DataFrame) -> 
     copy = copy_project(tmp_path_factory.mktemp("project"))
     copy.first_run = copy.run("mlflow", "run", ".", "--env-manager", "local", "-P", "limit=4000")
     return copy
+
+
+@pytest.fixture(scope="session")
+def url(project: Project) -> Iterator[str]:
+    """Its Production version, served by the command of the mission, word for word but for the port."""
+    port = free_port()
+    command = ["mlflow", "models", "serve", "-m", "models:/SentimentClassifier/Production"]
+    command += ["--env-manager", "local", "-p", str(port)]
+    with running(command, f"http://127.0.0.1:{port}/ping", project.folder, project.environment):
+        yield f"http://127.0.0.1:{port}"

@@ -217,7 +217,17 @@ def test_uv_and_pip_install_the_same(tmp_path: Path) -> None:
     lists = []
     for name, install in {
         "uv": ["uv", "pip", "install", "--quiet", "--python", "{python}", "-r"],
-        "pip": ["{python}", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"],
+        # which would compile every module, for minutes
+        "pip": [
+            "{python}",
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-compile",
+            "-r",
+        ],
     }.items():
         if shutil.which(install[0]) is None and name == "uv":
             pytest.skip("uv is not installed")

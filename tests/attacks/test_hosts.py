@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -21,12 +22,19 @@ FOREIGN = [
 
 
 @pytest.fixture(scope="module")
-def ui(project: Project) -> Iterator[str]:
-    """What `make ui` starts."""
+def made_ui(project: Project) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """What `make ui` starts: its address, and the process."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    with running(["make", "ui", f"UI_PORT={port}"], f"{url}/health", project.folder, project.environment):
-        yield url
+    command = ["make", "ui", f"UI_PORT={port}"]
+    with running(command, f"{url}/health", project.folder, project.environment) as process:
+        yield url, process
+
+
+@pytest.fixture
+def ui(made_ui: tuple[str, "subprocess.Popen[bytes]"]) -> str:
+    """Its address."""
+    return made_ui[0]
 
 
 @pytest.mark.parametrize("host", FOREIGN)
@@ -50,16 +58,15 @@ def test_a_page_of_another_origin_moves_nothing(ui: str, project: Project) -> No
     assert project.client().get_model_version("SentimentClassifier", "1").current_stage == "Production"
 
 
-def test_make_ui_ends_whole_and_starts_no_job_runners(project: Project) -> None:
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    with running(
-        ["make", "ui", f"UI_PORT={port}"], f"{url}/health", project.folder, project.environment
-    ) as server:
-        told = os.popen(f"ps -o args= -g {os.getpgid(server.pid)}").read()
-        assert "mlflow server" in told
-        assert "huey" not in told
-        os.killpg(server.pid, signal.SIGINT)
-        server.wait(30)
+def test_make_ui_starts_no_job_runners_and_ends_whole(
+    made_ui: tuple[str, "subprocess.Popen[bytes]"],
+) -> None:
+    """The last test of the file: the others ask what this one ends."""
+    url, server = made_ui
+    told = os.popen(f"ps -o args= -g {os.getpgid(server.pid)}").read()
+    assert "mlflow server" in told
+    assert "huey" not in told
+    os.killpg(server.pid, signal.SIGINT)
+    server.wait(30)
     with pytest.raises(requests.ConnectionError):
         requests.get(url, timeout=5)

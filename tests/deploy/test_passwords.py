@@ -13,7 +13,17 @@ from tests.conftest import ROOT, Project, copy_project, free_port, running, trac
 pytestmark = pytest.mark.large
 
 ADMIN, READER = "a-long-word-of-the-admin", "a-long-word-of-the-reader"
-TRAIN = ["python", "-m", "training.main", "--source", "some.csv", "--ngram-max", "1", "--promote", "always"]
+TRAIN = [
+    "training.main",
+    "--source",
+    "some.csv",
+    "--out",
+    "data.csv",
+    "--ngram-max",
+    "1",
+    "--promote",
+    "always",
+]
 
 
 def server(url: str, folder: Path) -> list[str]:
@@ -33,7 +43,7 @@ def server(url: str, folder: Path) -> list[str]:
 def guarded(tmp_path: Path, all_reviews: pd.DataFrame) -> Iterator[Project]:
     """A project whose store is a server that asks for a password; nobody has told it one."""
     project = copy_project(tmp_path / "project")
-    all_reviews.sample(3000, random_state=0).to_csv(project.folder / "some.csv", index=False)
+    all_reviews.sample(1500, random_state=0).to_csv(project.folder / "some.csv", index=False)
     url = f"http://127.0.0.1:{free_port()}"
     settings = (ROOT / "deploy" / "passwords" / "basic_auth.ini").read_text()
     (tmp_path / "basic_auth.ini").write_text(settings.replace("/data/", f"{tmp_path}/"))
@@ -53,9 +63,8 @@ def be(project: Project, name: str, password: str) -> None:
 
 def test_who_may_read_serves_and_who_may_write_promotes(guarded: Project) -> None:
     url = guarded.environment["MLFLOW_TRACKING_URI"]
-    told = guarded.run("python", "-m", "registry.history", code=1)
+    told = guarded.call("registry.history", code=1)
     assert "does not let you in" in told
-    assert "Traceback" not in told
     assert (
         requests.get(
             f"{url}/api/2.0/mlflow/users/current", auth=("admin", "password1234"), timeout=10
@@ -64,8 +73,8 @@ def test_who_may_read_serves_and_who_may_write_promotes(guarded: Project) -> Non
     )
 
     be(guarded, "admin", ADMIN)
-    assert "version 1 is in Production" in guarded.run(*TRAIN)
-    assert "version 2 is in Production" in guarded.run(*TRAIN)
+    assert "version 1 is in Production" in guarded.call(*TRAIN)
+    assert "version 2 is in Production" in guarded.call(*TRAIN)
     made = requests.post(
         f"{url}/api/2.0/mlflow/users/create",
         json={"username": "reader", "password": READER},
@@ -80,13 +89,12 @@ def test_who_may_read_serves_and_who_may_write_promotes(guarded: Project) -> Non
         ["training.promote", "--version", "1"],
         ["training.rollback"],
         ["inference.canary", "start", "--version", "1"],
-        TRAIN[2:],
+        TRAIN,
     ):
-        told = guarded.run("python", "-m", *command, code=1)
+        told = guarded.call(*command, code=1)
         assert told.splitlines()[-1].startswith(
             f"Error: the tracking server {url} does not allow this to who asks"
         )
-        assert "Traceback" not in told
     for kind, which, what in (
         ("experiment", "0", "EDIT"),
         ("registered_model", "SentimentClassifier", "MANAGE"),
@@ -96,8 +104,8 @@ def test_who_may_read_serves_and_who_may_write_promotes(guarded: Project) -> Non
             f"{url}/api/3.0/mlflow/users/permissions/grant", json=grant, auth=("admin", ADMIN), timeout=10
         )
         assert granted.status_code == 200, granted.text
-    assert "version 1 is in Production" in guarded.run("python", "-m", "training.rollback")
-    told = guarded.run("python", "-m", "registry.history")
+    assert "version 1 is in Production" in guarded.call("training.rollback")
+    told = guarded.call("registry.history")
     for said in ("rollback", "  reader  ", "1  Production"):
         assert said in told
 

@@ -33,8 +33,8 @@ def test_evaluate_judges_a_version_on_any_csv(project: Project, tmp_path: Path) 
 def test_evaluate_leaves_out_what_the_version_was_trained_on(project: Project, tmp_path: Path) -> None:
     table = pd.read_csv(project.folder / "data" / "imdb.csv").sample(1500, random_state=0)
     table.to_csv(tmp_path / "some.csv", index=False)
-    evaluate = ["python", "-m", "training.evaluate", "--version", "1", "--source"]
-    told = project.run(*evaluate, str(tmp_path / "some.csv"))
+    options = ["--version", "1", "--source", str(tmp_path / "some.csv")]
+    told = project.call("training.evaluate", *options)
     seen, of = (
         int(word.replace(",", "")) for word in re.findall(r"left out: ([\d,]+) of ([\d,]+) rows", told)[0]
     )

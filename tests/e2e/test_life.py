@@ -16,7 +16,9 @@ def test_mlflow_run_trains_registers_and_promotes(project: Project) -> None:
     assert "promoted: SentimentClassifier version 1 is in Production" in project.first_run
     assert "held out: accuracy" in project.first_run
     assert versions(project)[1] == "Production"
-    (run,) = [r for r in project.client().search_runs(["0"]) if r.data.tags.get("version") == "1"]
+    client = project.client()
+    run = client.get_run(str(client.get_model_version("SentimentClassifier", "1").run_id))
+    assert run.data.tags["version"] == "1"
     assert run.info.status == "FINISHED"
     assert run.data.params["limit"] == "4000"
     assert run.data.tags["mlflow.note.content"].startswith("# SentimentClassifier")
@@ -37,14 +39,15 @@ def test_the_life_of_a_service(project: Project) -> None:
 
     assert "version 2 is in Production" in project.make("promote", "VERSION=2", "FORCE=1")
     assert versions(project) == {1: "Archived", 2: "Production"}
-    assert "nothing to do" in project.make("promote", "VERSION=2")
+    assert "nothing to do" in project.call("training.promote", "--version", "2")
 
     rolled = project.make("rollback", "FROM=2", "REASON=the 'gate' was right")
     assert "version 1 is in Production, version 2 was left and marked" in rolled
-    assert "nothing to do" in project.make("rollback", "FROM=2")
+    assert "nothing to do" in project.call("training.rollback", "--from", "2")
     assert versions(project) == {1: "Production", 2: "Archived"}
-    assert "was rolled back at" in project.make("promote", "VERSION=2", code=2)
-    assert "it gets no share of the requests" in project.make("canary", "VERSION=2", code=2)
+    assert "was rolled back at" in project.call("training.promote", "--version", "2", code=1)
+    canary = "inference.canary", "start", "--version", "2", "--percent", "10"
+    assert "it gets no share of the requests" in project.call(*canary, code=1)
     assert "FORCE=maybe is not known; give 1" in project.make("promote", "VERSION=2", "FORCE=maybe", code=2)
 
     told = project.make("history")

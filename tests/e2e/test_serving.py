@@ -2,8 +2,6 @@
 
 import math
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -20,23 +18,6 @@ pytestmark = pytest.mark.medium
 GOOD = "A wonderful film."
 JSON = {"Content-Type": "application/json"}
 CSV = {"Content-Type": "text/csv"}
-
-
-@contextmanager
-def server(project: Project, *command: str, port: int) -> Iterator[str]:
-    """Run a serving command of the project until the block ends."""
-    url = f"http://127.0.0.1:{port}"
-    with running([*command], f"{url}/ping", project.folder, project.environment):
-        yield url
-
-
-@pytest.fixture(scope="module")
-def url(project: Project) -> Iterator[str]:
-    """The command of the mission, word for word but for the port."""
-    port = free_port()
-    command = ["mlflow", "models", "serve", "-m", "models:/SentimentClassifier/Production"]
-    with server(project, *command, "--env-manager", "local", "-p", str(port), port=port) as address:
-        yield address
 
 
 def ask(url: str, headers: dict[str, str], body: str) -> list[dict[str, object]]:
@@ -108,12 +89,13 @@ def test_a_text_without_a_known_ngram_is_answered(url: str) -> None:
 
 
 def test_make_serve_verifies_and_serves(project: Project) -> None:
-    port = free_port()
-    with server(project, "make", "serve", f"PORT={port}", port=port) as url:
+    url = f"http://127.0.0.1:{free_port()}"
+    command = ["make", "serve", f"PORT={url.rsplit(':', 1)[1]}"]
+    with running(command, f"{url}/ping", project.folder, project.environment):
         (row,) = ask(url, *FORMS["inputs"])
         assert row["sentiment"] == "positive"
     with pytest.raises(requests.ConnectionError):
-        requests.get(f"http://127.0.0.1:{port}/ping", timeout=2)
+        requests.get(f"{url}/ping", timeout=2)
 
 
 @pytest.mark.parametrize("command", [inference.serve.main, inference.follow.main], ids=["serve", "follow"])

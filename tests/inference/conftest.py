@@ -24,13 +24,13 @@ from mlflow.tracking import MlflowClient
 
 from inference.follow import end_all
 from inference.proxy import ProxyError, find_haproxy
-from inference.server import marked
+from inference.server import marked, serving, wait_until_ready
 from registry.digests import digests
 from registry.stages import promote
 from registry.store import MODEL_NAME
 from registry.versions import Version, find, in_production, register
 from spark.session import session
-from tests.conftest import ROOT, free_port, running, standing_in, until
+from tests.conftest import ROOT, free_port, standing_in, until
 from tests.inference.stand_in import COMMAND
 from training.train import Candidate
 
@@ -92,7 +92,9 @@ class Service:
         return self.process.wait(60)
 
     def end(self) -> None:
-        """Leave nothing."""
+        """Leave nothing but what the model servers said, which pytest shows where a test failed."""
+        for path in sorted(self.state.rglob("*.log")):
+            print(f"{path.name}: {path.read_text(errors='replace')[-3000:]}")
         if self.process and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -235,9 +237,7 @@ class Load:
                 connection.request("POST", "/invocations", QUESTION, JSON)
                 answer = connection.getresponse()
                 said = answer.read()
-                right = (
-                    answer.status == 200 and json.loads(said)["predictions"][0]["sentiment"] == "positive"
-                )
+                right = answer.status == 200 and json.loads(said)["predictions"][0]["sentiment"] == "positive"
                 if not right:
                     self.said.append(said)
                 version = answer.headers["X-Model-Version"]
@@ -292,15 +292,15 @@ def model(trained: tuple[Path, Candidate], tmp_path_factory: pytest.TempPathFact
 
 @contextmanager
 def model_server_of(model: str) -> Iterator[int]:
-    """The port of a real `mlflow models serve`, its memory limited as `make serve` and the supervisor limit it."""
+    """The port of a real `mlflow models serve`, as `make serve` starts it."""
     port = free_port()
-    command = f"ulimit -v 4194304; exec mlflow models serve -m {model} --env-manager local -p {port}"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment["UVICORN_ACCESS_LOG"] = "false"
-    environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    with running(["sh", "-c", command], f"http://127.0.0.1:{port}/ping", environment=environment):
-        yield port
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
+            patch.delenv(name, raising=False)
+        patch.setenv("UVICORN_ACCESS_LOG", "false")
+        with serving(Path(model), "127.0.0.1", port) as process:
+            wait_until_ready(process, f"http://127.0.0.1:{port}")
+            yield port
 
 
 @pytest.fixture(scope="session")

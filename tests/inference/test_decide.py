@@ -73,8 +73,13 @@ BUSY = Server(1, D, in_flight=3)
             None,
         ),
         (
-            "its share changes",
+            "its share grows",
             State(1, (Server(1, S), Server(2, C, percent=10)), canary=2, percent=50),
+            Action(Do.SHARE, 2),
+        ),
+        (
+            "its share shrinks",
+            State(1, (Server(1, S), Server(2, C, percent=50)), canary=2, percent=10),
             Action(Do.SHARE, 2),
         ),
         ("it is stopped", State(1, servers((1, S), (2, C))), Action(Do.DRAIN, 2)),
@@ -214,5 +219,9 @@ def test_whatever_happens_something_serves_and_in_the_end_the_right_one(
                 happen(world, what, which)
     wanted, canary = world.state.wanted, world.state.canary
     assert world.serving() == [wanted]
-    others = {version: server.phase for version, server in world.phases.items() if version != wanted}
-    assert others == ({canary: C} if canary not in (None, wanted) else {})
+    others = {
+        version: (server.phase, server.percent)
+        for version, server in world.phases.items()
+        if version != wanted
+    }
+    assert others == ({canary: (C, world.state.percent)} if canary not in (None, wanted) else {})

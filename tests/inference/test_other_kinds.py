@@ -17,15 +17,15 @@ from training.train import train
 
 pytestmark = [pytest.mark.real_models, pytest.mark.large]
 
-STACK = pytest.param("stack", marks=pytest.mark.deep)
 OWN = "tests.pipelines:tfidf"
 
 
-@pytest.fixture
-def other(request: pytest.FixtureRequest, versions: Registry, reviews: pd.DataFrame, tmp_path: Path) -> int:
-    """A version of another kind than n-grams, registered."""
+def add(
+    model: str, versions: Registry, reviews: pd.DataFrame, request: pytest.FixtureRequest, tmp_path: Path
+) -> int:
+    """Train and register a version of a kind."""
     quick: dict[str, Any] = {"ngram_max": 2, "checkpoints": str(tmp_path / "checkpoints")}
-    if request.param == "stack":
+    if model == "stack":
         weights = str(request.getfixturevalue("tiny"))
         quick |= {
             "weights": weights,
@@ -35,45 +35,58 @@ def other(request: pytest.FixtureRequest, versions: Registry, reviews: pd.DataFr
             "precision": "int8",
         }
     with mlflow.start_run():
-        made = train(reviews, SUMMARY, Settings(model=request.param, **quick))
+        made = train(reviews, SUMMARY, Settings(model=model, **quick))
     return register(versions.client, made.model_uri, made.run_id, made.tags, made.description).number
 
 
 @pytest.mark.haproxy
-@pytest.mark.parametrize("other", ["hashing", OWN, STACK], indirect=True)
+@pytest.mark.parametrize("others", [("hashing", OWN), pytest.param((OWN, "stack"), marks=pytest.mark.deep)])
 def test_promotion_and_rollback_across_kinds_lose_nothing(
-    other: int, service: Service, versions: Registry
+    others: tuple[str, str],
+    service: Service,
+    versions: Registry,
+    reviews: pd.DataFrame,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
 ) -> None:
-    ngrams = versions.add()
-    versions.promote(ngrams)
+    """From n-grams to one kind, to the other, and back to the one."""
+    kinds = [versions.add(), *(add(model, versions, reviews, request, tmp_path) for model in others)]
+    versions.promote(kinds[0])
     service.start()
-    service.serves(ngrams)
+    service.serves(kinds[0])
     with load(service.port) as clients:
-        versions.promote(other)
-        service.serves(other, 120)
-        answer = service.ask()
-        assert answer.headers["X-Model-Version"] == str(other)
-        (row,) = answer.json()["predictions"]
-        assert row["error"] is None
-        assert row["sentiment"] in ("positive", "negative")
-        assert rollback(versions.client, other, "test") == (other, ngrams)
-        service.serves(ngrams)
-        assert service.ask().headers["X-Model-Version"] == str(ngrams)
+        for other in kinds[1:]:
+            versions.promote(other)
+            service.serves(other, 120)
+            answer = service.ask()
+            assert answer.headers["X-Model-Version"] == str(other)
+            (row,) = answer.json()["predictions"]
+            assert row["error"] is None
+            assert row["sentiment"] in ("positive", "negative")
+        assert rollback(versions.client, kinds[2], "test") == (kinds[2], kinds[1])
+        service.serves(kinds[1], 120)
+        assert service.ask().headers["X-Model-Version"] == str(kinds[1])
     clients.check()
-    assert set(clients.versions()) == {str(other), str(ngrams)}
+    assert set(clients.versions()) == set(map(str, kinds))
 
 
 @pytest.mark.parametrize(
-    ("other", "engine"),
+    ("model", "engine"),
     [
         ("hashing", "local"),
         pytest.param("stack", "spark", marks=[pytest.mark.deep, pytest.mark.spark]),
     ],
-    indirect=["other"],
 )
 def test_files_are_scored_as_the_model_answers(
-    other: int, engine: str, versions: Registry, reviews: pd.DataFrame, one_session: None, tmp_path: Path
+    model: str,
+    engine: str,
+    versions: Registry,
+    reviews: pd.DataFrame,
+    one_session: None,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
 ) -> None:
+    other = add(model, versions, reviews, request, tmp_path)
     (tmp_path / "version").mkdir()
     copy = fetch(find(versions.client, str(other)), tmp_path / "version")
     texts = [*reviews["review"].head(150), None, " ", "nan", "bad " * 70_000]

@@ -537,7 +537,7 @@ def test_a_cluster_scores_on_when_an_executor_is_killed(
 
     given = write_json(
         tmp_path / "in.jsonl",
-        all_reviews.rename(columns={"review": "text"})[["text"]].head(8000).to_dict("records"),
+        all_reviews.rename(columns={"review": "text"})[["text"]].head(5000).to_dict("records"),
     )
     options = ("--input", str(given), "--column", "text")
     project.run("python", "-m", "inference.score", *options, "--output", str(tmp_path / "local.jsonl"))

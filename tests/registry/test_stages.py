@@ -1,9 +1,10 @@
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from datetime import datetime, timedelta, tzinfo
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,8 @@ from registry import canary, stages
 from registry.errors import RegistryError, VerificationError
 from registry.history import main as print_history
 from registry.stages import ProductionChangedError, history, promote, rollback
-from registry.store import MODEL_NAME
+from registry.store import MODEL_NAME, connect
 from registry.versions import all_versions, find, in_production, register
-from tests.conftest import ROOT
 from training.train import Candidate
 
 pytestmark = pytest.mark.long
@@ -257,7 +257,10 @@ def test_an_interrupted_rollback_that_is_withdrawn_leaves_no_mark(
     assert rollback(four, None, "bad") == (3, 2)
 
 
-@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+# what is left after a call is what is left before the next: the one in `make test`, the other in `make test-all`
+@pytest.mark.parametrize(
+    "before", [True, pytest.param(False, marks=pytest.mark.large)], ids=["before", "after"]
+)
 @pytest.mark.parametrize("action", ["promote", "rollback"])
 def test_whichever_call_of_the_registry_fails_the_same_command_finishes(
     four: MlflowClient, monkeypatch: pytest.MonkeyPatch, action: str, before: bool
@@ -315,29 +318,21 @@ def test_whichever_call_of_the_registry_fails_the_same_command_finishes(
     assert 5 < nth < 39, "every call had its turn"
 
 
+def promote_in_a_race(number: int) -> None:
+    """Promote a version until no other process has promoted one meanwhile."""
+    client = connect()
+    for _ in range(50):
+        serving = in_production(client)
+        with suppress(ProductionChangedError):
+            return promote(client, number, serving[0].number if serving else None, "race", False)
+    raise AssertionError("it never had its turn")
+
+
 def test_eight_promotions_at_once_leave_one_version(four: MlflowClient) -> None:
-    program = (
-        "import sys\n"
-        "from registry.stages import ProductionChangedError, promote\n"
-        "from registry.store import connect\n"
-        "from registry.versions import in_production\n"
-        "client = connect()\n"
-        "number = int(sys.argv[1])\n"
-        "for _ in range(50):\n"
-        "    serving = in_production(client)\n"
-        "    try:\n"
-        "        promote(client, number, serving[0].number if serving else None, 'race', False)\n"
-        "        break\n"
-        "    except ProductionChangedError:\n"
-        "        continue\n"
-    )
-    racing = [
-        subprocess.Popen([sys.executable, "-c", program, str(1 + i % 4)], cwd=ROOT, stderr=subprocess.PIPE)
-        for i in range(8)
-    ]
-    for process in racing:
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors.decode()
+    processes = get_context("forkserver")  # MLflow is imported once for all of them
+    processes.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(8, processes) as racing:
+        list(racing.map(promote_in_a_race, [1, 2, 3, 4] * 2, timeout=240))
     assert len(production(four)) == 1
     assert alias(four) == production(four)[0]
     assert history(four)[-1].version == production(four)[0]

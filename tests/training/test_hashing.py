@@ -123,7 +123,8 @@ def test_texts_are_never_in_memory_together(tmp_path: Path) -> None:
             file.write("text,label\n")
             for row in range(rows):
                 word, label = ("bad", 0) if row % 2 else ("good", 1)
-                file.write(f"film {row} was {f'so {word} that I can say no more ' * 300},{label}\n")
+                long = word + 300 * "o"  # so that a large text has few n-grams
+                file.write(f"film {row} was {30 * f'{long} '},{label}\n")
         asked = f"--source {source} --out {folder}/imdb.csv --model hashing --ngram-max 1 --n-features 4096 --passes 1"
         done = subprocess.run(
             [sys.executable, "-c", PEAK, *asked.split()],
