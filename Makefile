@@ -1,10 +1,10 @@
-# The one vocabulary for people, README and CI. `make` alone lists the targets.
+# Every command that people, the README and CI use. `make` alone lists the targets.
 
 PYTHON ?= python3.11
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
-# MLflow would tell its makers what is used
+# turn MLflow's usage reports off
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 HOST ?= 127.0.0.1
@@ -29,7 +29,7 @@ ARGS ?=
 
 SWITCH := 1 yes true 0 no false
 $(foreach name,FOLLOW FORCE,$(if $(filter-out $(SWITCH),$($(name))),$(error $(name)=$($(name)) is not known; give 1, yes or true, or leave it out)))
-# docker compose (v2), or docker-compose 1.29 where that is what there is
+# docker compose (v2), or docker-compose 1.29 if there is no v2
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 STATE_OPTION = $(if $(STATE),--state '$(STATE)')
@@ -40,21 +40,21 @@ STATE_OPTION = $(if $(STATE),--state '$(STATE)')
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][A-Za-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# An environment is a file of pins, and a marker in .venv that says it is installed. `make run` needs requirements/run.txt alone; a target
-# that needs more asks for it: `stop: env-follow`. Compiled from pyproject.toml by `make lock`.
+# Each environment has a file of pins in requirements/, and a marker file in .venv once it is installed. `make run` needs requirements/run.txt
+# only; other targets depend on env-NAME, as `stop: env-follow` does. `make lock` compiles the files from pyproject.toml.
 EXTRAS := follow image sign s3 postgres onnx deep spark server test test-all lint audit
 env: $(VENV)/.run ## make the environment in .venv, with what `make run` needs
 
 $(VENV)/.run: requirements/run.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
-	    { echo "$(PYTHON) is not a Python 3.11: install one, or give PYTHON=path"; exit 1; }
+	    { echo "$(PYTHON) is not Python 3.11: install Python 3.11, or give PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@command -v uv >/dev/null || $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/uv.txt || \
-	    echo "uv cannot be installed: pip does it all"
+	    echo "uv could not be installed; using pip"
 	$(call install,$(VENV),$<)
 	@touch $@
 
-env-NAME: ## add packages that only some commands need: env-follow image sign s3 postgres onnx spark (Java 17 too) deep (PyTorch, 1 to 4 GB) server
+env-NAME: ## add optional packages; NAME: follow image sign s3 postgres onnx server, spark (install Java 17 or newer yourself), deep (PyTorch, 1 to 4 GB)
 	@echo "NAME is one of: $(EXTRAS)"; exit 2
 
 $(addprefix env-,$(EXTRAS)): env-%: $(VENV)/.%
@@ -63,19 +63,19 @@ $(addprefix $(VENV)/.,$(EXTRAS)): $(VENV)/.%: requirements/%.txt $(VENV)/.run
 	$(call install,$(VENV),$<)
 	@touch $@
 
-# uv takes seconds. pip, where there is no uv or where pip alone knows the way to the packages, installs the same
+# Install with uv, which is fast. If uv is missing or fails (only pip may know the package index), pip installs the same pins.
 define install
 @echo "installing $(2) into $(1) ..."
 @if command -v uv >/dev/null && uv pip install --quiet --python $(1)/bin/python -r $(2); then :; else \
     $(1)/bin/python -m pip install --quiet --disable-pip-version-check -r $(2); fi
 endef
 
-# what a key in the environment, or a store on PostgreSQL, needs of the targets that use the registry
+# targets that use the registry need more packages if a signing key is set, or if the store is PostgreSQL
 STORE := env $(if $(SIGNING_KEY)$(VERIFYING_KEY),env-sign) $(if $(filter postgresql%,$(MLFLOW_TRACKING_URI)),env-postgres)
 
 LOCK = uv pip compile --quiet --universal --python-version 3.11.7 --annotation-style line --custom-compile-command 'make lock' $(ARGS)
 
-lock: env ## compile the files of pins in requirements/ from pyproject.toml (ARGS=--upgrade: newer indirect ones)
+lock: env ## compile the files of pins in requirements/ from pyproject.toml (ARGS=--upgrade updates indirect packages)
 	$(LOCK) pyproject.toml $(addprefix --extra ,$(EXTRAS)) -o requirements/all.txt
 	$(LOCK) pyproject.toml -c requirements/all.txt -o requirements/run.txt
 	@for extra in $(EXTRAS); do echo "requirements/$$extra.txt"; \
@@ -91,27 +91,27 @@ run: $(STORE) ## data, train, gate, register, promote, and one real answer over 
 	mlflow run . --env-manager local $(ARGS)
 	python -m inference.smoke
 
-test: env-test ## the tests of every room and one whole life, in minutes
+test: env-test ## fast tests of every package and one end-to-end test, in minutes
 	python -m pytest -n 2 --dist loadgroup -m 'not large and not docker' $(ARGS)
 
-test-all: env-test-all ## all tests that need no container, slow ones too; those of what is not installed skip
+test-all: env-test-all ## all tests but those of containers; tests of what is not installed skip
 	LIVES=10000 python -m pytest -n 3 --dist loadgroup -m 'not docker' $(ARGS)
 
-test-docker: env-test-all ## the tests of images and containers, with a real engine
+test-docker: env-test-all ## tests of images and containers; needs a Docker engine
 	python -m pytest -m docker $(ARGS)
 
-mutants: env-test-all ## put bugs into a copy, one at a time, and see whether the tests find them (ARGS='--tier test --only data')
+mutants: env-test-all ## plant known bugs in a copy, one at a time, and check that tests fail (ARGS='--tier test --only data')
 	python -m tests.mutants $(ARGS)
 
-fuzz: env-test ## generated requests to a real service, so many (REQUESTS=100000)
+fuzz: env-test ## send generated requests to a real service (REQUESTS=100000; needs HAProxy)
 	REQUESTS=$(REQUESTS) python -m pytest -s tests/inference/test_fuzz.py $(ARGS)
 
-soak: env-test ## a steady load on a real service, so long (DURATION=1800, in seconds); nothing may grow
+soak: env-test ## hold a steady load (DURATION=1800 seconds; needs HAProxy) and check that nothing grows
 	DURATION=$(DURATION) python -m pytest -s tests/inference/test_soak.py $(ARGS)
 
-audit: env-audit ## known vulnerabilities of what is installed, as PyPI knows them, and its licenses
+audit: env-audit ## list licenses and known vulnerabilities (from PyPI) of the installed packages
 	pip-licenses --from=mixed
-	@# --strict: what PyPI could not be asked of is not called harmless
+	@# --strict: fail if PyPI cannot be asked about a package
 	pip-audit --local --strict --progress-spinner off $(ARGS)
 
 lint: env-lint ## ruff (lint, format) and mypy
@@ -119,7 +119,7 @@ lint: env-lint ## ruff (lint, format) and mypy
 	ruff format --check .
 	mypy .
 
-format: env-lint ## let ruff mend what it can
+format: env-lint ## fix formatting and simple lint errors
 	ruff check --fix .
 	ruff format .
 
@@ -127,7 +127,7 @@ score: $(STORE) ## score the texts of files with Production (INPUT=, OUTPUT=; AR
 	@test -n '$(INPUT)' -a -n '$(OUTPUT)' || { echo "say what and where to: make score INPUT=reviews.csv OUTPUT=scored.parquet"; exit 2; }
 	python -m inference.score --input '$(INPUT)' --output '$(OUTPUT)' $(ARGS)
 
-serve: $(STORE) $(if $(filter 1 yes true,$(FOLLOW)),env-follow) ## serve Production (PORT=5000, HOST=127.0.0.1); FOLLOW=1: and follow promotions and rollbacks (PORT=8000)
+serve: $(STORE) $(if $(filter 1 yes true,$(FOLLOW)),env-follow) ## serve Production (PORT=5000, HOST=127.0.0.1); FOLLOW=1 also follows promotions and rollbacks (PORT=8000)
 ifneq ($(filter 1 yes true,$(FOLLOW)),)
 	python -m inference.follow --host $(HOST) --port $(or $(PORT),8000) --metrics-port $(METRICS_PORT) $(STATE_OPTION)
 else
@@ -138,7 +138,7 @@ stop: env-follow ## end what make serve FOLLOW=1 started (PORT=8000)
 	python -m inference.stop --port $(or $(PORT),8000) $(STATE_OPTION)
 
 canary: $(STORE) ## send a share of the requests to a candidate (VERSION=n, PERCENT=10)
-	@test -n "$(VERSION)" || { echo "say which: make canary VERSION=n ('make history' lists them)"; exit 2; }
+	@test -n "$(VERSION)" || { echo "VERSION is required: make canary VERSION=n ('make history' lists them)"; exit 2; }
 	python -m inference.canary start --version '$(VERSION)' --percent $(PERCENT)
 
 canary-stop: $(STORE) ## send all requests to Production again
@@ -146,7 +146,7 @@ canary-stop: $(STORE) ## send all requests to Production again
 
 up: engine ## start the system in containers: registry on port 5000, service on 8000
 	@$(COMPOSE) up --detach --build || { \
-	    echo "not all of it has started: see above, or 'make logs'. An address in use? PORT=, MLFLOW_PORT= and METRICS_PORT= give others. Repeat it when that is mended; 'make down' ends what has started"; exit 1; }
+	    echo "some containers did not start: see above, or run 'make logs'. If a port is in use, give PORT=, MLFLOW_PORT= or METRICS_PORT=. Fix the problem and run 'make up' again, or stop everything with 'make down'"; exit 1; }
 	@echo "registry: http://127.0.0.1:$${MLFLOW_PORT:-5000}   service: http://127.0.0.1:$${PORT:-8000}/ready   next: make train-docker"
 
 train-docker: engine ## run the MLproject in a container, into the registry of make up (ARGS='-P limit=3000')
@@ -155,7 +155,7 @@ train-docker: engine ## run the MLproject in a container, into the registry of m
 down: engine ## end the containers; the volumes with registry, models and reviews stay
 	$(COMPOSE) down
 
-logs: engine ## what the containers say
+logs: engine ## follow the container logs
 	$(COMPOSE) logs --follow --tail=100
 
 image: $(STORE) env-image engine ## the version in Production as an image of its own (IMAGE=name:tag)
@@ -164,8 +164,8 @@ image: $(STORE) env-image engine ## the version in Production as an image of its
 image-smoke: env-image engine ## start that image without a network and ask it
 	python -m inference.image smoke '$(IMAGE)'
 
-promote: $(STORE) ## promote through the gate (VERSION=n; FORCE=1 passes it by)
-	@test -n "$(VERSION)" || { echo "say which: make promote VERSION=n ('make history' lists them)"; exit 2; }
+promote: $(STORE) ## promote through the gate (VERSION=n; FORCE=1 bypasses it)
+	@test -n "$(VERSION)" || { echo "VERSION is required: make promote VERSION=n ('make history' lists them)"; exit 2; }
 	python -m training.promote --version '$(VERSION)' $(if $(filter 1 yes true,$(FORCE)),--force yes)
 
 rollback: $(STORE) ## back to the previous Production version (FROM=n makes a retry harmless, REASON='...')

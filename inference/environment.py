@@ -1,4 +1,4 @@
-"""Whether this environment is the one that a version was trained with."""
+"""Check that a version can be served with the Python and the packages installed here."""
 
 import logging
 import platform
@@ -12,19 +12,19 @@ from packaging.requirements import InvalidRequirement, Requirement
 from registry.errors import RegistryError
 from registry.extras import EXTRAS
 
-CONSTRAINTS = "-c constraints.txt"  # the line by which MLflow ties the file to requirements.txt
-NAMED = 5  # of the indirect packages that differ
+CONSTRAINTS = "-c constraints.txt"  # the line of requirements.txt that refers to constraints.txt
+LISTED = 5  # of the indirect packages that differ
 
 
 class EnvironmentDiffersError(RegistryError):
-    """A version asks for another Python or other packages than those that would serve it."""
+    """The version needs a different Python or different direct dependencies."""
 
 
 def check_environment(copy: Path) -> None:
     """Compare the Python and the packages that a version was trained with to those of this process.
 
-    Python and the direct dependencies (``requirements.txt``, a dozen) compute the answers: they must be the same. The packages
-    that those depend on (``constraints.txt``, a hundred) carry them: one that differs, as after a security update, is logged.
+    Python and the direct dependencies (``requirements.txt``, under ten) compute the answers, so they must match exactly. Indirect
+    dependencies (``constraints.txt``, about 90) may differ, for example after a security update; differences are logged.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def check_environment(copy: Path) -> None:
     Raises
     ------
     EnvironmentDiffersError
-        If Python or a direct dependency differs or cannot be read. The message names each.
+        If Python or a direct dependency differs, or a file of pins cannot be read. The message names each.
     """
     try:
         python = yaml.safe_load((copy / "python_env.yaml").read_text())["python"]
@@ -44,7 +44,7 @@ def check_environment(copy: Path) -> None:
         if CONSTRAINTS in lines:
             indirect = [Requirement(line) for line in (copy / "constraints.txt").read_text().split()]
     except (OSError, yaml.YAMLError, LookupError, TypeError, UnicodeError, InvalidRequirement) as error:
-        raise EnvironmentDiffersError(f"what it needs cannot be read: {error}") from None
+        raise EnvironmentDiffersError(f"its requirements cannot be read: {error}") from None
     differ = [f"Python {python} (here {platform.python_version()})"] * (python != platform.python_version())
     differ += _differences(pins)
     if differ:
@@ -54,16 +54,16 @@ def check_environment(copy: Path) -> None:
             * bool(missing)
         )
         raise EnvironmentDiffersError(
-            f"it was trained with another environment: {', '.join(differ)}; {install}train again with this one, "
-            "or serve with that one"
+            f"it was trained in a different environment: {', '.join(differ)}; {install}train again in this environment, "
+            "or serve from the original one"
         )
     if others := _differences(indirect):
-        more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+        more = f" and {len(others) - LISTED} more" if len(others) > LISTED else ""
         logging.getLogger("follow").warning(
             "%d of %d indirect dependencies differ from those of training: %s%s",
             len(others),
             len(indirect),
-            ", ".join(others[:NAMED]),
+            ", ".join(others[:LISTED]),
             more,
         )
 

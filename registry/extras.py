@@ -1,6 +1,6 @@
-"""Packages that only some commands need: what is missing is named in one line, with the command that installs it."""
+"""Optional packages: name a missing one in one line, with the command that installs it."""
 
-# the extra of pyproject.toml that brings a module
+# module: the extra of pyproject.toml that installs it
 EXTRAS = {
     "boto3": "s3",
     "cryptography": "sign",
@@ -15,9 +15,9 @@ EXTRAS = {
 
 
 def how_to_install(error: ImportError) -> str | None:
-    """Return which package is missing and how to install it; None if it is no package of an extra."""
+    """Return a message that says what is missing and how to install it, or None if no extra provides it."""
     package = (error.name or "").split(".")[0]
     extra = EXTRAS.get(package)
     if extra is None:
         return None
-    return f"{package} is not installed: 'make env-{extra}', or python -m pip install -r requirements/{extra}.txt"
+    return f"the Python module {package} is missing: run 'make env-{extra}', or python -m pip install -r requirements/{extra}.txt"

@@ -172,7 +172,7 @@ def check_installed() -> None:
     """
     if importlib.util.find_spec("pyspark") is None:
         raise SparkError(
-            "Apache Spark is not installed: 'make env-spark', or python -m pip install -r requirements/spark.txt; "
+            "Apache Spark is not installed: run 'make env-spark', or python -m pip install -r requirements/spark.txt; "
             f"it needs Java {JAVA} or newer"
         )
     _check_java()

@@ -47,6 +47,8 @@ os.environ.setdefault(
     "SPARK_SUBMIT_OPTS",
     "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Dspark.ui.enabled=false -Dspark.sql.shuffle.partitions=2",
 )
+# several processes of tests share the cores: threads that spin while they wait would take them from each other
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 SMALL = Settings(ngram_max=2)
 SKIPS = {"deep": "make env-deep", "spark": "make env-spark"}  # a mark, and what installs what its tests need
 

@@ -1,6 +1,7 @@
-"""Do the tests notice a bug? ``make mutants`` puts the bugs of ``mutants.toml`` into a copy, one at a time, and runs tests.
+"""Mutation tests: ``make mutants`` plants each bug of ``mutants.toml`` in a copy of the project and runs tests there.
 
-Each bug names the tests that are to find it, so that one takes seconds. ``killed`` means that one of them failed.
+Each mutant names the tests that should catch it, so that checking one takes seconds. ``killed``: a test failed, or the run
+timed out. ``survived``: all tests passed or skipped; install HAProxy, Spark and PyTorch first.
 """
 
 import json
@@ -24,7 +25,7 @@ TIMEOUT = 600.0
 
 @dataclass(frozen=True)
 class Mutant:
-    """One bug: a line of a file, what it becomes, and the tests that are to fail."""
+    """One bug: a line of a file, what it becomes, and the tests that should fail."""
 
     id: str
     file: str
@@ -50,20 +51,20 @@ def mutants(root: Path = ROOT) -> list[Mutant]:
 
 
 def copy_tree(root: Path, to: Path) -> Path:
-    """Copy what git tracks or would track, and let git track it there, as tests ask git for it."""
+    """Copy all files that git does not ignore into a new repository, because some tests call git."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     for name in filter(None, subprocess.check_output(listed, cwd=root, text=True).split("\0")):
         if (root / name).is_file():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, to / name)
-    (to / ".venv").symlink_to(sys.prefix)  # which make finds ready
+    (to / ".venv").symlink_to(sys.prefix)  # so that make does not rebuild it
     for command in (["git", "init", "--quiet"], ["git", "add", "--all"]):
         subprocess.run(command, cwd=to, check=True)
     return to
 
 
 def run_tests(tree: Path, tests: list[str], tier: str) -> str:
-    """Return whether the tests found a bug: killed, survived, not run (in no tier that was asked for), or an error."""
+    """Return ``killed``, ``survived``, ``not run`` (none of the tests is in the tier), or an error."""
     command = [
         sys.executable,
         "-m",
@@ -87,14 +88,19 @@ def run_tests(tree: Path, tests: list[str], tier: str) -> str:
     help="Put each bug of tests/mutants.toml into a copy of the project and see whether its tests fail."
 )
 @click.option("--tier", type=click.Choice(list(TIERS)), default="test-all", show_default=True)
-@click.option("--only", default="", help="Ids that start with this, several by commas.")
 @click.option(
-    "--root", type=click.Path(path_type=Path), default=ROOT, help="The project to change a copy of."
+    "--only", default="", help="Run only mutants whose id starts with this; separate several by commas."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Write the results there, as JSON.")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    default=ROOT,
+    help="Project to copy and mutate; the list of mutants is this project's.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Write the results to this JSON file.")
 @click.option("--jobs", default=2, show_default=True)
 def main(tier: str, only: str, root: Path, out: Path | None, jobs: int) -> None:
-    """Run them all."""
+    """Run the selected mutants."""
     wanted = [one for one in mutants() if one.id.startswith(tuple(only.split(",")))]
     results: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(jobs) as pool:
@@ -119,7 +125,7 @@ def main(tier: str, only: str, root: Path, out: Path | None, jobs: int) -> None:
     if out:
         out.write_text(json.dumps(dict(sorted(results.items())), indent=2) + "\n")
     killed = sum(result == "killed" for result in results.values())
-    click.echo(f"{killed} of {len(wanted)} killed by make {tier}")
+    click.echo(f"{killed} of {len(wanted)} mutants killed by tests of tier {tier}")
     if killed < len(wanted):
         sys.exit(1)
 

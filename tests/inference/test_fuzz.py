@@ -1,6 +1,6 @@
 """Generated requests through the real proxy to a real model server: each is answered or refused in order, and none is a 5xx.
 
-``make fuzz REQUESTS=100000`` asks so many; ``make test`` a few of each kind. What was ever found stands in ``tests/cases.py``
+``make fuzz REQUESTS=100000`` sends that many; ``make test-all`` a few of each kind. What was ever found stands in ``tests/cases.py``
 and is asked on every run.
 """
 

@@ -1,6 +1,6 @@
 """1 to 128 clients at once, and far too many: each is answered rightly or told to wait, and then all is as before.
 
-``DURATION=20 python -m pytest -s tests/inference/test_load.py`` asks so many seconds with each number of clients; ``make test``
+``DURATION=20 python -m pytest -s tests/inference/test_load.py`` asks so many seconds with each number of clients; ``make test-all``
 a few. It prints what it measured, in the same process as the clients: the order of magnitude, no more.
 """
 

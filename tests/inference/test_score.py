@@ -503,7 +503,7 @@ def test_what_is_missing_for_spark_is_said_in_one_line(
         return done.stderr
 
     hide = "import importlib.util as u; f = u.find_spec; u.find_spec = lambda n: None if n == 'pyspark' else f(n)"
-    assert "Apache Spark is not installed: 'make env-spark'" in told(hide, "local[1]")
+    assert "Apache Spark is not installed: run 'make env-spark'" in told(hide, "local[1]")
 
     pytest.importorskip("pyspark", reason="what follows is said of a Spark that is installed")
     if shutil.which("java"):

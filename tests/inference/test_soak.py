@@ -1,6 +1,6 @@
 """A steady load: in its second half no process of the service grows.
 
-``make soak DURATION=1800`` holds it for half an hour; ``make test`` for a few seconds.
+``make soak DURATION=1800`` holds it for half an hour, ``make test-all`` for 20 seconds.
 """
 
 import os
