@@ -125,7 +125,7 @@ def test_texts_are_never_in_memory_together(tmp_path: Path) -> None:
                 word, label = ("bad", 0) if row % 2 else ("good", 1)
                 long = word + 300 * "o"  # so that a large text has few n-grams
                 file.write(f"film {row} was {30 * f'{long} '},{label}\n")
-        asked = f"--source {source} --out {folder}/imdb.csv --model hashing --ngram-max 1 --n-features 4096 --passes 1"
+        asked = f"--source {source} --out {folder}/imdb.csv --model hashing --ngram-max 1 --n-features 4096 --passes 1 --promote always"
         done = subprocess.run(
             [sys.executable, "-c", PEAK, *asked.split()],
             cwd=folder,
