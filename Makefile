@@ -41,7 +41,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][A-Za-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Each environment has a file of pins in requirements/, and a marker file in .venv once it is installed. `make run` needs requirements/run.txt
-# only; other targets depend on env-NAME, as `stop: env-follow` does. `make lock` compiles the files from pyproject.toml.
+# only; other targets depend on env-NAME, as `image: env-image` does. `make lock` compiles the files from pyproject.toml.
 EXTRAS := follow image sign s3 postgres onnx deep spark server test test-all lint audit
 env: $(VENV)/.run ## make the environment in .venv, with what `make run` needs
 
@@ -125,24 +125,24 @@ format: env-lint ## fix formatting and simple lint errors
 
 score: $(STORE) ## score the texts of files with Production (INPUT=, OUTPUT=; ARGS='--column review --engine spark')
 	@test -n '$(INPUT)' -a -n '$(OUTPUT)' || { echo "say what and where to: make score INPUT=reviews.csv OUTPUT=scored.parquet"; exit 2; }
-	python -m inference.score --input '$(INPUT)' --output '$(OUTPUT)' $(ARGS)
+	python -m inference.batch.score --input '$(INPUT)' --output '$(OUTPUT)' $(ARGS)
 
 serve: $(STORE) $(if $(filter 1 yes true,$(FOLLOW)),env-follow) ## serve Production (PORT=5000, HOST=127.0.0.1); FOLLOW=1 also follows promotions and rollbacks (PORT=8000)
 ifneq ($(filter 1 yes true,$(FOLLOW)),)
-	python -m inference.follow --host $(HOST) --port $(or $(PORT),8000) --metrics-port $(METRICS_PORT) $(STATE_OPTION)
+	python -m inference.service.follow --host $(HOST) --port $(or $(PORT),8000) --metrics-port $(METRICS_PORT) $(STATE_OPTION)
 else
 	python -m inference.serve --host $(HOST) --port $(or $(PORT),5000)
 endif
 
-stop: env-follow ## end what make serve FOLLOW=1 started (PORT=8000)
-	python -m inference.stop --port $(or $(PORT),8000) $(STATE_OPTION)
+stop: env ## end what make serve FOLLOW=1 started (PORT=8000)
+	python -m inference.service.stop --port $(or $(PORT),8000) $(STATE_OPTION)
 
 canary: $(STORE) ## send a share of the requests to a candidate (VERSION=n, PERCENT=10)
 	@test -n "$(VERSION)" || { echo "VERSION is required: make canary VERSION=n ('make history' lists them)"; exit 2; }
-	python -m inference.canary start --version '$(VERSION)' --percent $(PERCENT)
+	python -m inference.service.canary start --version '$(VERSION)' --percent $(PERCENT)
 
 canary-stop: $(STORE) ## send all requests to Production again
-	python -m inference.canary stop
+	python -m inference.service.canary stop
 
 up: engine ## start the system in containers: registry on port 5000, service on 8000
 	@$(COMPOSE) up --detach --build || { \

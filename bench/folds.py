@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupKFold, KFold
 
+from cli import Command
 from data.ingest import TABLE
-from data.options import Command
 from data.table import read_table
-from training.ngram import FOLDS, count, judge
+from training.models.ngram_fit import FOLDS, count, judge
 from training.options import settings_options
 from training.settings import Settings
 

@@ -1,6 +1,6 @@
 """What ``bench.switches`` runs in processes of their own: the follower, and whoever writes the registry.
 
-``python -m bench.following follower PATCHES …`` is ``python -m inference.follow …`` with something replaced in it,
+``python -m bench.following follower PATCHES …`` is ``python -m inference.service.follow …`` with something replaced in it,
 so that the product needs no option for it. ``python -m bench.following writer`` promotes and rolls back.
 """
 
@@ -27,8 +27,8 @@ import requests
 from mlflow.tracking import MlflowClient
 
 from bench.processes import QUIET, ROOT, BenchError
-from inference import follow, loading
 from inference.server import free_port, marked
+from inference.service import follow, loading, supervisor
 from registry import canary, stages
 from registry.digests import CONTENT, MANIFEST, digests
 from registry.store import MODEL_NAME, connect
@@ -57,11 +57,11 @@ _WORSE = {"failing": "raise RuntimeError('spoilt')", "slow-canary": "__import__(
 SPOILT = ("corrupt", "missing", "slow", "crashing", "wrong answers", "other pins", *_WORSE)
 
 
-def leak_at_switches(follower: type[follow.Follower]) -> None:
+def leak_at_switches(follower: type[supervisor.Follower]) -> None:
     """Have a follower lose half a megabyte and a file descriptor at each switch."""
     switch, lost = follower._switch, []
 
-    def leaking(self: follow.Follower, slot: follow.Slot) -> None:
+    def leaking(self: supervisor.Follower, slot: supervisor.Slot) -> None:
         lost.append((os.urandom(LEAK), os.open(os.devnull, os.O_RDONLY)))
         switch(self, slot)
 
@@ -71,9 +71,9 @@ def leak_at_switches(follower: type[follow.Follower]) -> None:
 def run_follower(patches: dict[str, Any], arguments: list[str]) -> None:
     """Run the follower with ``leak`` or ``timeout`` (seconds) patched in."""
     if patches.get("leak"):
-        leak_at_switches(follow.Follower)
+        leak_at_switches(supervisor.Follower)
     if "timeout" in patches:
-        loading.TIMEOUT = follow.TIMEOUT = patches["timeout"]
+        loading.TIMEOUT = supervisor.TIMEOUT = patches["timeout"]
     sys.argv[1:] = arguments
     follow.main()
 
@@ -251,7 +251,7 @@ class Service:
 
     def start(self) -> None:
         """Start the follower, or another one after the last has ended."""
-        command = [sys.executable, "-m", "inference.follow"]
+        command = [sys.executable, "-m", "inference.service.follow"]
         if self.patches:
             command = [sys.executable, "-m", "bench.following", "follower", json.dumps(self.patches)]
         command += ["--port", str(self.port), "--metrics-port", str(self.metrics_port)]

@@ -9,9 +9,9 @@ import pandas as pd
 
 from bench.processes import MEGABYTE, BenchError
 from bench.servers import SERVERS, measure
+from cli import stop_in_order
 from data.ingest import TABLE
 from data.table import read_table
-from inference.serve import stop_in_order
 from registry.store import connect
 from registry.versions import Version, fetch, find, predict
 

@@ -13,9 +13,9 @@ from bench.models import JUDGES, accuracies, fetch_ours, label, megabytes, train
 from bench.processes import ROOT, BenchError, ask, cores
 from bench.report import write
 from bench.servers import MLSERVER, SERVERS, measure
+from cli import stop_in_order
 from data.ingest import TABLE
 from data.table import read_table
-from inference.serve import stop_in_order
 
 FULL: dict[str, Any] = {"texts": 1000, "seconds": 4.0, "batches": 5, "fit_rows": None}
 QUICK: dict[str, Any] = {"texts": 100, "seconds": 0.4, "batches": 2, "fit_rows": 3000}

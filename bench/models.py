@@ -13,7 +13,7 @@ from bench.processes import MEGABYTE, ROOT, BenchError, ask
 from data.ingest import TABLE, read_summary
 from registry.store import connect
 from registry.versions import PRODUCTION, fetch, find
-from training.export import SIGNATURE
+from training.artifact import SIGNATURE
 
 JUDGES = {
     "ours": "ours",

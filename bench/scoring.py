@@ -14,9 +14,9 @@ import psutil
 
 from bench.models import fetch_ours
 from bench.processes import ROOT, BenchError, ask, cores, family
+from cli import stop_in_order
 from data.ingest import TABLE
 from data.table import read_table
-from inference.serve import stop_in_order
 
 FILES = 8
 # how it is called, what it is for bench.scoring_job, Spark's master, and whether it has one core
@@ -133,7 +133,7 @@ def long_job(rows: int, real: pd.DataFrame) -> None:
                 [
                     sys.executable,
                     "-m",
-                    "inference.score",
+                    "inference.batch.score",
                     "--input",
                     given,
                     "--output",

@@ -14,11 +14,11 @@ import pandas as pd
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.functions import pandas_udf
 
-from inference import local
-from inference import spark as on_spark
-from inference.answers import Scored
-from inference.files import Source, find, look, writing
-from inference.spark import SETTINGS
+from inference.batch import local
+from inference.batch import spark as on_spark
+from inference.batch.answers import Scored
+from inference.batch.files import Source, find, look, writing
+from inference.batch.spark import SETTINGS
 from spark.session import session
 
 ANSWERS = "sentiment string, confidence double"

@@ -20,8 +20,8 @@ from data.ingest import TABLE
 from data.table import read_table
 from sentiment_model.cleaning import tokenize
 from spark.session import master_option, session
-from training.metrics import scores_by_source
-from training.ngram import USES
+from training.models.ngram import USES
+from training.report.metrics import scores_by_source
 from training.settings import Settings
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def measure(rows: int, real: pd.DataFrame, master: str, driver_memory: str, step
             spark_ui_retainedStages="100000",
         ) as spark,
     ):
-        from training import spark as on_spark
+        from training.models import ngram_spark as on_spark
 
         context = spark.sparkContext
         shared = context.broadcast(vocabulary(real))

@@ -21,9 +21,9 @@ from bench.scenarios.cost import through_proxy
 from bench.scenarios.faults import disk, server_killed, stops, tracker
 from bench.scenarios.growth import NOMINAL, endurance, growth
 from bench.switches_report import write
+from cli import stop_in_order
 from data.ingest import TABLE
 from data.table import read_table
-from inference.serve import stop_in_order
 
 FULL: dict[str, Any] = {
     "rates": [200],

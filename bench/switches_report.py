@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from bench.processes import ROOT
 from bench.report import FLOOR, OURS, PEER, machine, write_together
-from inference.proxy import find_haproxy
+from inference.service.proxy import find_haproxy
 
 PACKAGES = ("mlflow", "uvicorn", "uvloop", "httptools", "fastapi", "numpy", "pandas", "psutil")
 BAD = "#c0392b"

@@ -2,9 +2,7 @@
 
 import csv
 import json
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +11,12 @@ import mlflow
 import numpy as np
 from filelock import FileLock
 
+from cli import Command
 from data.errors import DataError
-from data.options import Command, source_option, test_size_option
-from data.sources import locate, read, sha256_of
+from data.options import source_option, test_size_option
+from data.sources import locate, read
 from data.table import COLUMNS, REJECT_COLUMNS, Reviews, build
+from files import atomic_output, file_digest
 
 FOLDER = Path(__file__).resolve().parent
 TABLE = FOLDER / "imdb.csv"
@@ -67,7 +67,7 @@ def ingest(source: str, test_size: float, out: Path = TABLE) -> dict[str, Any]:
     request = {
         "format": FORMAT,
         "source": source,
-        "source_sha256": sha256_of(path),
+        "source_sha256": file_digest(path),
         "test_size": test_size,
     }
     try:
@@ -95,18 +95,16 @@ def ingest(source: str, test_size: float, out: Path = TABLE) -> dict[str, Any]:
 
 def _write_all(reviews: Reviews, request: dict[str, Any], out: Path) -> dict[str, Any]:
     """Write rejects, summary and table, the table last: what the summary does not name is not ours."""
-    with (
-        _whole(rejects_path(out)) as rejects_part,
-        _whole(summary_path(out)) as summary_part,
-        _whole(out) as table_part,
+    with (  # the last to get its name is the first here
+        atomic_output(out) as table_part,
+        atomic_output(summary_path(out)) as summary_part,
+        atomic_output(rejects_path(out)) as rejects_part,
     ):
         _write_csv(table_part, COLUMNS, reviews.rows())
         _write_csv(rejects_part, REJECT_COLUMNS, map(_inert, reviews.rejected_rows()))
         counts = {"duplicates": reviews.duplicates, "rejected": reviews.rejected}
-        summary = request | _describe(reviews) | counts | {"table_sha256": sha256_of(table_part)}
+        summary = request | _describe(reviews) | counts | {"table_sha256": file_digest(table_part)}
         summary_part.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        for final in (rejects_path(out), summary_path(out), out):
-            os.replace(_part(final), final)
     click.echo(
         f"data: {summary['rows']} rows from {request['source']} in {out.name}, "
         f"{reviews.duplicates} duplicates dropped, {reviews.rejected} rows set aside"
@@ -125,7 +123,7 @@ def read_summary(table: Path = TABLE) -> dict[str, Any]:
     """
     try:
         summary: dict[str, Any] = json.loads(summary_path(table).read_text(encoding="utf-8"))
-        if summary["table_sha256"] != sha256_of(table):
+        if summary["table_sha256"] != file_digest(table):
             raise DataError(
                 f"{table} was changed since ingest wrote it; move it away and give its new place as source"
             )
@@ -151,7 +149,7 @@ def _present(out: Path, request: dict[str, Any]) -> dict[str, Any] | None:
     try:
         summary = json.loads(summary_path(out).read_text(encoding="utf-8"))
         same = all(summary.get(key) == value for key, value in request.items())
-        unchanged = same and summary["table_sha256"] == sha256_of(out) and rejects_path(out).is_file()
+        unchanged = same and summary["table_sha256"] == file_digest(out) and rejects_path(out).is_file()
     except (OSError, ValueError, KeyError, AttributeError):
         return None
     return summary if unchanged else None
@@ -181,7 +179,7 @@ def _keep_if_edited(out: Path) -> None:
     """Move a table that was changed since ingest wrote it out of the way instead of losing the changes."""
     if not out.exists():
         return
-    digest = sha256_of(out)
+    digest = file_digest(out)
     try:
         if json.loads(summary_path(out).read_text(encoding="utf-8"))["table_sha256"] == digest:
             return
@@ -215,20 +213,6 @@ def _inert(row: Iterable[str]) -> list[str]:
     return [
         f"'{cell}" if cell.startswith(signs) or cell.lstrip().startswith(signs) else cell for cell in cells
     ]
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part")
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Give a place to write to; what is left there at the end is dropped."""
-    part = _part(path)
-    try:
-        yield part
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:

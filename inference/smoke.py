@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import requests
 
-from inference.serve import stop_in_order
+from cli import Command, stop_in_order
 from inference.server import ServeError, free_port, serving, wait_until_ready
 from registry.store import MODEL_NAME, connect
 from registry.versions import PRODUCTION, all_versions, fetch, find
@@ -32,7 +32,7 @@ def ask(url: str, question: dict[str, list[str]]) -> list[dict[str, object]]:
     return rows
 
 
-@click.command(help="Serve the Production version, get one real answer over HTTP, stop.")
+@click.command(cls=Command, help="Serve the Production version, get one real answer over HTTP, stop.")
 def main() -> None:
     """Run the smoke test."""
     stop_in_order()

@@ -15,6 +15,8 @@ from urllib.request import url2pathname
 
 import click
 
+from cli import Command
+from files import atomic_output
 from registry.errors import RegistryError
 
 DATABASE = "mlflow.db"
@@ -79,7 +81,7 @@ def _check_places(database: Path, folder: Path) -> None:
             )
 
 
-@click.command(help="Copy a registry in SQLite and its artifacts into one tar archive.")
+@click.command(cls=Command, help="Copy a registry in SQLite and its artifacts into one tar archive.")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("to", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
 def main(folder: Path, to: Path) -> None:
@@ -91,16 +93,10 @@ def main(folder: Path, to: Path) -> None:
         if str(to) == "-":
             back_up(folder, sys.stdout.buffer)
             return
-        with tempfile.NamedTemporaryFile(
-            dir=to.absolute().parent, prefix=f".{to.name}.", delete=False
-        ) as part:
-            try:
-                back_up(folder, part)
-                part.flush()
-                os.fsync(part.fileno())
-                os.replace(part.name, to)
-            finally:
-                Path(part.name).unlink(missing_ok=True)
+        with atomic_output(to) as hidden, hidden.open("wb") as part:
+            back_up(folder, part)
+            part.flush()
+            os.fsync(part.fileno())
     except OSError as error:
         raise RegistryError(
             f"the backup was not written ({error}); mend that, or give another file"

@@ -4,15 +4,11 @@ import hashlib
 import json
 from pathlib import Path
 
+from files import file_digest
+
 MANIFEST, CONTENT = "manifest", "content_digest"
 WRITTEN_BY_MLFLOW_AT_LOAD = "registered_model_meta"
 CHANGES_WITH_EVERY_RUN = "MLmodel"  # ids and times
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digests(folder: Path) -> dict[str, str]:

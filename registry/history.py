@@ -4,6 +4,7 @@ from textwrap import shorten
 
 import click
 
+from cli import Command
 from registry.canary import STOPPED
 from registry.stages import ROLLED_BACK, history
 from registry.store import MODEL_NAME, connect, store_name
@@ -12,7 +13,7 @@ from registry.versions import REFUSED, all_versions
 NOTES = {ROLLED_BACK: "rolled back", REFUSED: "refused by a follower", STOPPED: "canary stopped"}
 
 
-@click.command(help="Print every version with its stage, and every change of Production.")
+@click.command(cls=Command, help="Print every version with its stage, and every change of Production.")
 def main() -> None:
     """Print the history."""
     client = connect()

@@ -8,6 +8,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
+from cli import Command
 from registry import canary
 from registry.errors import RegistryError
 from registry.stages import finish_pending, rollback_target, turn
@@ -129,7 +130,9 @@ def _plain(uri: str) -> str:
     return uri.removeprefix("file://").rstrip("/")
 
 
-@click.command(help="Delete old versions; what is in Production and what a rollback goes back to stay.")
+@click.command(
+    cls=Command, help="Delete old versions; what is in Production and what a rollback goes back to stay."
+)
 @click.option(
     "--keep", type=click.IntRange(min=1), required=True, help="How many of the newest versions stay."
 )

@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
 from cyclonedx.contrib.license.factories import LicenseFactory
 from cyclonedx.model.bom import Bom
@@ -14,26 +15,7 @@ from packaging.utils import canonicalize_name
 
 from registry.errors import RegistryError
 
-# what runs in the Python that is asked, wherever that is: name, version and license of each package
-LIST = """
-import csv, importlib.metadata, json
-found = {}
-for package in importlib.metadata.distributions():
-    # an image keeps what tells the version of pip, which MLflow asks for, and not pip
-    record = csv.reader((package.read_text("RECORD") or "").splitlines())
-    files = [file for file, *_ in record if ".dist-info/" not in file]
-    if files and not any(package.locate_file(file).exists() for file in files):
-        continue
-    about = package.metadata
-    classified = [c for c in about.get_all("Classifier") or [] if c.startswith("License :: ")]
-    text = (about.get("License") or "").strip()
-    license = about.get("License-Expression") or (text if 0 < len(text) <= 60 else "")
-    if not license and classified:
-        license = classified[-1].rsplit(" :: ", 1)[-1]
-    # of two by one name the first is what an import finds
-    found.setdefault(about["Name"].lower(), [about["Name"], package.version, license])
-print(json.dumps(sorted(found.values())))
-"""
+PROGRAM = Path(__file__).with_name("packages.py")
 
 
 def bill_of_materials(python: Sequence[str], kind: ComponentType, name: str, version: str) -> str:
@@ -53,7 +35,7 @@ def bill_of_materials(python: Sequence[str], kind: ComponentType, name: str, ver
     RegistryError
         If the interpreter cannot be asked.
     """
-    asked = subprocess.run([*python, "-c", LIST], capture_output=True, text=True)
+    asked = subprocess.run([*python, "-c", PROGRAM.read_text()], capture_output=True, text=True)
     if asked.returncode:
         command, why = " ".join(python), asked.stderr.strip()[-300:]
         raise RegistryError(f"'{command}' does not say which packages it has: {why or asked.returncode}")

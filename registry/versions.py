@@ -20,6 +20,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from registry.digests import digests
 from registry.errors import RegistryError, VerificationError
+from registry.examples import compare, read_examples
 from registry.extras import how_to_install
 from registry.signatures import SIGNATURE, check_signature
 from registry.store import MODEL_NAME, store_name
@@ -27,17 +28,7 @@ from registry.store import MODEL_NAME, store_name
 PRODUCTION = "Production"
 REFUSED = "serve_refused"
 PROMOTED_AT = "promoted_at_ns"
-# what `mlflow models predict` does, in a third of its time: it would load MLflow's commands and servers, and
-# compare the pins with what is installed
-PREDICT = """
-import atexit, gc, json, sys
-import mlflow, pandas
-atexit.register(gc.freeze)
-copy, asked, answered = sys.argv[1:]
-model = mlflow.pyfunc.load_model(copy, suppress_warnings=True)
-with open(asked) as texts, open(answered, "w") as answers:
-    json.dump(model.predict(pandas.DataFrame({"text": json.load(texts)})), answers)
-"""
+PROGRAM = Path(__file__).with_name("predict.py")
 
 
 @dataclass(frozen=True)
@@ -254,7 +245,7 @@ def predict(copy: Path, texts: pd.Series, timeout: float = 1800.0) -> pd.DataFra
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder, "asked.json"), Path(folder, "answered.json")
         asked.write_text(json.dumps(texts.tolist()))
-        command = [sys.executable, "-c", PREDICT, str(copy), str(asked), str(answered)]
+        command = [sys.executable, "-P", str(PROGRAM), str(copy), str(asked), str(answered)]
         environment = os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
         try:
             subprocess.run(
@@ -274,9 +265,7 @@ def predict(copy: Path, texts: pd.Series, timeout: float = 1800.0) -> pd.DataFra
         ) from None
 
 
-def check_examples(
-    copy: Path, ask: Callable[[pd.Series], pd.DataFrame] | None = None, tolerance: float = 1e-6
-) -> None:
+def check_examples(copy: Path, ask: Callable[[pd.Series], pd.DataFrame] | None = None) -> None:
     """Ask a verified copy whether it gives the answers that it carries for its own example texts.
 
     Parameters
@@ -285,25 +274,16 @@ def check_examples(
         What :func:`fetch` returned.
     ask : callable, optional
         How it is asked, as :func:`predict` is: by default in a process of its own.
-    tolerance : float
-        Of the confidence.
 
     Raises
     ------
     RegistryError
         If it does not.
     """
-    found = next(copy.rglob("examples.json"), None)
-    if found is None:
-        raise RegistryError("the model carries no example answers; it cannot be asked whether it is itself")
-    examples = pd.DataFrame(json.loads(found.read_text(encoding="utf-8")))
-    answers = ask(examples["text"]) if ask else predict(copy, examples["text"], timeout=300)
-    same = (answers["sentiment"] == examples["sentiment"]) & (
-        (answers["confidence"] - examples["confidence"]).abs() <= tolerance
-    )
-    if not same.all():
-        wrong = examples["text"][~same].iloc[0]
-        raise RegistryError(f"the model does not give its own example answers, first for {wrong!r}")
+    examples = read_examples(copy)
+    texts = pd.Series([example["text"] for example in examples])
+    answers = ask(texts) if ask else predict(copy, texts, timeout=300)
+    compare(examples, answers.to_dict("records"))
 
 
 def note(client: MlflowClient, number: int, tag: str, text: str) -> None:

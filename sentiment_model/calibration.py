@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    r"""What :class:`training.calibration.LengthCalibration` has learnt.
+    r"""What :class:`training.models.calibration.LengthCalibration` has learnt.
 
     A text with the score :math:`s`, made of :math:`k` parts (n-grams, features, tokens or words), has the log-odds of *positive*
     :math:`a \tanh(s / \sigma) + b\,(s / \sigma) \log(1 + k) + c`.

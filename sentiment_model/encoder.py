@@ -10,9 +10,9 @@ import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 from tokenizers import Tokenizer
 
+from .base import read_settings
 from .calibration import Calibration
 from .cleaning import encodable, plain
-from .scorers import read_settings
 
 MODEL = "encoder.onnx"
 TOKENIZER = "tokenizer.json"

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import scipy.sparse as sp
 from sklearn.feature_extraction.text import HashingVectorizer
 
+from .base import read_settings
 from .calibration import Calibration
 from .cleaning import encodable
 from .contract import Contribution, Explanation
 from .ngrams import ngrams
-from .scorers import read_settings
 
 WEIGHTS = "weights.parquet"
 

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from .base import read_settings
 from .calibration import Calibration
 from .cleaning import MARK, WORD, clean, tokenize
 from .compiled import kernels
 from .contract import Contribution, Explanation
-from .scorers import read_settings
 
 TABLE = "ngrams.parquet"
 NGRAM_MOST = 8

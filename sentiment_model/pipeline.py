@@ -8,9 +8,9 @@ from typing import Any, Self
 import numpy as np
 import skops.io
 
+from .base import read_settings
 from .calibration import Calibration
 from .cleaning import tokenize
-from .scorers import read_settings
 
 PIPELINE = "pipeline.skops"
 

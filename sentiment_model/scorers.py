@@ -1,14 +1,11 @@
 """What loads and scores each kind of model."""
 
 import importlib
-import json
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import cast
 
-import numpy as np
+from .base import Scorer, read_settings
 
-SETTINGS = "settings.json"
 # by the name that an exported scorer gives itself in its settings
 SCORERS = {
     "ngrams": ("ngrams", "NgramScorer"),
@@ -17,21 +14,6 @@ SCORERS = {
     "encoder": ("encoder", "EncoderScorer"),
     "stack": ("stack", "StackScorer"),
 }
-
-
-class Scorer(Protocol):
-    """An exported model. Threads may share it. One whose log-odds are a sum over n-grams has ``explain`` too."""
-
-    most_rows: int  # of one request to a server
-
-    def log_odds(self, texts: Iterable[str]) -> np.ndarray:
-        """Return the calibrated log-odds of *positive*, of shape (n_texts,)."""
-
-
-def read_settings(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Return the name of the scorer that training exported to a folder, and its settings."""
-    settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    return settings.pop("scorer"), settings
 
 
 def load(folder: Path) -> Scorer:

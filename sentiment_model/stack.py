@@ -7,9 +7,9 @@ from typing import Self
 
 import numpy as np
 
+from .base import read_settings
 from .encoder import EncoderScorer
 from .ngrams import NgramScorer
-from .scorers import read_settings
 
 NGRAMS, ENCODER = "ngrams", "encoder"  # folders, each with a scorer of its own
 

@@ -12,11 +12,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import click
+
+from cli import signals_noted
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -100,24 +101,6 @@ def session(master: str, name: str, **settings: str) -> Iterator["SparkSession"]
         if not there:
             with suppress(Py4JError, OSError):  # its JVM may be gone
                 spark.stop()
-
-
-@contextmanager
-def signals_noted() -> Iterator[list[signal.Signals]]:
-    """Note the signals that end a process, in place of an exception in the middle of what must not be cut off."""
-    noted: list[signal.Signals] = []
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def note(number: int, frame: FrameType | None) -> None:
-        noted.append(signal.Signals(number))
-
-    before = [signal.signal(number, note) for number in numbers]
-    try:
-        yield noted
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            if signal.getsignal(number) is note:  # PySpark sets one of its own
-                signal.signal(number, handler)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from data.sources import locate, read
 from data.table import build
 from registry.store import RETRIES, connect
 from tests import sizes
-from training.ngram import count, fit
+from training.models.ngram_fit import count, fit
 from training.settings import Settings
 from training.train import Candidate, train
 
@@ -209,7 +209,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import AutoTokenizer, BertConfig, BertModel
 
-    from training.encoder import find_weights
+    from training.models.pretrained import find_weights
 
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)

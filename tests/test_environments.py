@@ -162,8 +162,7 @@ def test_a_missing_package_names_an_extra_that_has_it() -> None:
 @pytest.mark.parametrize(
     ("command", "module"),
     [
-        (["inference.follow"], "prometheus_client"),
-        (["inference.stop"], "prometheus_client"),
+        (["inference.service.follow"], "prometheus_client"),
         (["inference.image", "build", "name:tag"], "cyclonedx"),
     ],
 )
@@ -184,7 +183,7 @@ def test_nothing_is_imported_at_collection_that_make_test_does_not_install(room:
     """A test module that needs more imports it by ``pytest.importorskip`` or within a test."""
     for path in (ROOT / room).rglob("*.py"):
         if path.relative_to(ROOT).as_posix() in (
-            "inference/spark.py",
+            "inference/batch/spark.py",
         ):  # which imports PySpark, and is imported where it is
             continue
         for node in ast.parse(path.read_text()).body:

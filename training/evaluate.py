@@ -7,22 +7,20 @@ import click
 import mlflow
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-from mlflow.exceptions import MlflowException
 from scipy.special import logit
 
+from cli import Command
 from data.ingest import FOLDER
-from data.options import Command
 from data.sources import locate, read
 from data.table import build, row_hashes
 from registry.store import connect
 from registry.versions import Version, fetch, find, predict
 from training.errors import TrainingError
-from training.explain import confident_mistakes
-from training.metrics import scores_by_source
-from training.plots import judgement_plots
+from training.report.explain import confident_mistakes
+from training.report.metrics import scores_by_source
+from training.report.plots import judgement_plots
 from training.steps import run, step
-from training.train import TRAINED_ON
+from training.trained_on import trained_on
 
 SLOWEST = 5.0  # rows a second that a version must answer
 
@@ -80,22 +78,6 @@ def evaluate(version: Version, table: pd.DataFrame) -> dict[str, float]:
         mlflow.log_figure(figure, f"plots/{name}.png")
     mlflow.log_table(confident_mistakes(judged, judged), "confident_mistakes.json")
     return scores
-
-
-def trained_on(version: Version) -> pd.Series:
-    """Return the hashes of the rows that a version was fitted on; empty, said loudly, if unknown."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            uri = f"runs:/{version.run_id}/{TRAINED_ON}"
-            path = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)
-            return pd.read_parquet(path)["row"]
-        except (MlflowException, OSError, KeyError, pa.ArrowException):
-            click.echo(
-                f"WARNING: what version {version.number} was trained on cannot be read; "
-                "the metrics may be of rows that it has seen",
-                err=True,
-            )
-            return pd.Series([], dtype=str)
 
 
 @click.command(cls=Command, help="Judge a registered version on labelled reviews that it was not trained on.")

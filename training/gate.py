@@ -11,9 +11,9 @@ from mlflow.exceptions import MlflowException
 from scipy.special import expit
 from scipy.stats import binomtest
 
-from registry.digests import file_digest
+from files import file_digest
 from registry.versions import Version
-from training.metrics import scores
+from training.report.metrics import scores
 
 HELD_OUT = "held_out/predictions.parquet"
 HELD_OUT_DIGEST = "held_out_digest"

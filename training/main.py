@@ -5,14 +5,15 @@ from typing import Any
 
 import click
 
+from cli import Command
 from data.errors import DataError
 from data.ingest import ingest, log_summary, out_option, read_summary
-from data.options import Command, source_option, test_size_option
+from data.options import source_option, test_size_option
 from data.table import read_table
 from registry.store import connect
 from spark.session import master_option
 from training.errors import GateRefused, TrainingError
-from training.kinds import kind
+from training.models.catalog import kind
 from training.options import limit_option, register_option, settings_options
 from training.promote import promote as promote_version
 from training.settings import Settings

@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from data.options import Number
-from training.kinds import KINDS
+from cli import Number
+from training.models.catalog import KINDS
 from training.settings import Settings
 
 YES_NO = click.Choice(["yes", "no"])

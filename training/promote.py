@@ -8,7 +8,7 @@ import click
 import mlflow
 from mlflow.tracking import MlflowClient
 
-from data.options import Command
+from cli import Command
 from registry import stages
 from registry.signatures import SIGNATURE, SIGNING, key, sign
 from registry.stages import ROLLED_BACK, ProductionChangedError

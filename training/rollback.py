@@ -2,7 +2,7 @@
 
 import click
 
-from data.options import Command, Number
+from cli import Command, Number
 from registry import stages
 from registry.store import MODEL_NAME, connect
 from registry.versions import PRODUCTION, find

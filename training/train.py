@@ -18,28 +18,30 @@ from sklearn.pipeline import Pipeline
 
 import sentiment_model
 import training
+from cli import Command
 from data.ingest import TABLE, read_summary
-from data.options import Command
 from data.table import COLUMNS, read_table, reviews_of, row_hashes
-from registry.digests import file_digest
+from files import file_digest
 from registry.store import MODEL_NAME, connect
 from registry.versions import register
+from sentiment_model.base import Scorer
 from sentiment_model.contract import answer
-from sentiment_model.scorers import Scorer
 from spark.session import master_option
-from training.card import model_card
+from training.artifact import log_model, write_examples
 from training.errors import TrainingError
-from training.explain import confident_mistakes, strongest_ngrams
-from training.export import log_model, write_examples
 from training.gate import HELD_OUT, HELD_OUT_DIGEST
-from training.kinds import Trained, kind, used
-from training.metrics import scores_by_source
+from training.models.base import Trained, used
+from training.models.catalog import kind
 from training.options import limit_option, register_option, settings_options
-from training.plots import judgement_plots, strongest_ngrams_plot
+from training.report.card import model_card
+from training.report.explain import confident_mistakes, strongest_ngrams
+from training.report.metrics import scores_by_source
+from training.report.plots import judgement_plots, strongest_ngrams_plot
 from training.settings import Settings
 from training.steps import PATIENT, run, step
+from training.trained_on import TRAINED_ON
 
-TRAINED_ON = "data/trained_on.parquet"
+TAGGED = ("accuracy", "f1", "roc_auc", "log_loss", "ece")  # the metrics that a version's tags have
 CHECKED = 4_000  # held-out reviews on which what is exported is compared with what was fitted
 
 
@@ -96,13 +98,8 @@ def train(table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> C
         mlflow.log_metrics(scores | {f"{prefix}/{name}": value for name, value in unseen.items()})
 
     with step("explain", "plots, mistakes, what pulls most"):
-        plots = judgement_plots(held_out)
         strongest = None if trained.ngrams is None else strongest_ngrams(trained.ngrams)
-        if strongest is not None:
-            plots["strongest_ngrams"] = strongest_ngrams_plot(strongest)
-        for name, figure in plots.items():
-            mlflow.log_figure(figure, f"plots/{name}.png")
-        mlflow.log_table(confident_mistakes(held_out, table), "held_out/confident_mistakes.json")
+        log_pictures(held_out, strongest, table)
 
     with step("log", "artifact, pipeline, model card"), tempfile.TemporaryDirectory() as folder:
         scorer_folder = Path(folder, "scorer")
@@ -118,24 +115,26 @@ def train(table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> C
         if trained.weights is not None:
             mlflow.log_artifacts(trained.weights.name, "weights")
         info = log_model(scorer_folder, trained.packages, params, {"data_sha256": summary["table_sha256"]})
-    tags: dict[str, str] = {
-        name: f"{scores[name]:.4f}"
-        for name in ("accuracy", "f1", "roc_auc", "log_loss", "ece")
-        if name in scores
-    }
-    tags |= {
-        HELD_OUT_DIGEST: digest,
-        "model": settings.model,
-        "data_source": summary["source"],
-        "data_sha256": summary["table_sha256"],
-        "rows": str(len(table)),
-    }
-    commit = mlflow.get_run(run_id).data.tags.get("mlflow.source.git.commit")
-    if commit:
-        tags["git_commit"] = commit
+    tags = version_tags(run_id, scores, settings.model, summary, len(table)) | {HELD_OUT_DIGEST: digest}
     shown = ", ".join(f"{name} {value}" for name, value in tags.items() if name in scores)
     click.echo(f"held out: {shown}")
     return Candidate(f"models:/{info.model_id}", run_id, tags, card, scores)
+
+
+def version_tags(
+    run_id: str, scores: dict[str, float], model: str, summary: dict[str, Any], rows: int
+) -> dict[str, str]:
+    """Return what a registered version says of itself, beside the digests of its files."""
+    tags = {name: f"{scores[name]:.4f}" for name in TAGGED if name in scores}
+    tags |= {
+        "model": model,
+        "data_source": summary["source"],
+        "data_sha256": summary["table_sha256"],
+        "rows": str(rows),
+    }
+    if commit := mlflow.get_run(run_id).data.tags.get("mlflow.source.git.commit"):
+        tags["git_commit"] = commit
+    return tags
 
 
 def log_context(
@@ -170,6 +169,16 @@ def log_context(
         },
     }
     mlflow.log_dict(environment, "environment.json")
+
+
+def log_pictures(held_out: pd.DataFrame, strongest: pd.DataFrame | None, table: pd.DataFrame) -> None:
+    """Log the plots of a judgement, the n-grams that pull most if there are some, and the most confident mistakes."""
+    plots = judgement_plots(held_out)
+    if strongest is not None:
+        plots["strongest_ngrams"] = strongest_ngrams_plot(strongest)
+    for name, figure in plots.items():
+        mlflow.log_figure(figure, f"plots/{name}.png")
+    mlflow.log_table(confident_mistakes(held_out, table), "held_out/confident_mistakes.json")
 
 
 def log_predictions(held_out: pd.DataFrame, hashes: pd.Series, trained: Trained, folder: Path) -> str:

@@ -41,7 +41,7 @@ def stops(bench: Bench) -> Outcome:
     out = Outcome("Stopping, and a supervisor that is killed")
     ways: dict[str, list[str] | None] = {
         "SIGTERM": None,
-        "make stop": [sys.executable, "-m", "inference.stop", "--port", "0", "--state", ""],
+        "make stop": [sys.executable, "-m", "inference.service.stop", "--port", "0", "--state", ""],
     }
     for name, command in ways.items():
         with bench.serving() as service, bench.load(service) as load:

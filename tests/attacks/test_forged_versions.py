@@ -18,8 +18,8 @@ import yaml
 from click.testing import CliRunner, Result
 from mlflow.tracking import MlflowClient
 
-import inference.canary
 import inference.serve
+import inference.service.canary
 import inference.smoke
 import training.evaluate
 import training.promote
@@ -28,7 +28,7 @@ from registry.digests import digests
 from registry.store import MODEL_NAME
 from registry.versions import Version, find
 from tests.inference.conftest import Registry, Service
-from tests.inference.test_follow import FAST
+from tests.inference.service.test_follow import FAST
 
 pytestmark = [pytest.mark.real_models, pytest.mark.medium]
 
@@ -170,7 +170,7 @@ def refuse(version: Version, versions: Registry, tmp_path: Path, said: str) -> N
         assert said in result.output, (command, result.output, result.exception)
     versions.promote(1)
     result = CliRunner().invoke(
-        inference.canary.main, ["start", "--version", str(version.number), "--percent", "10"]
+        inference.service.canary.main, ["start", "--version", str(version.number), "--percent", "10"]
     )
     assert result.exit_code != 0
     assert said in result.output

@@ -15,7 +15,7 @@ import pytest
 import requests
 from mlflow.tracking import MlflowClient
 
-from inference.proxy import find_haproxy
+from inference.service.proxy import find_haproxy
 from tests.conftest import ROOT, free_port, running, tracking_server, until
 from tests.inference.conftest import Registry, Service
 

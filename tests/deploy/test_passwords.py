@@ -88,7 +88,7 @@ def test_who_may_read_serves_and_who_may_write_promotes(guarded: Project) -> Non
     for command in (
         ["training.promote", "--version", "1"],
         ["training.rollback"],
-        ["inference.canary", "start", "--version", "1"],
+        ["inference.service.canary", "start", "--version", "1"],
         TRAIN,
     ):
         told = guarded.call(*command, code=1)

@@ -46,7 +46,7 @@ def test_the_life_of_a_service(project: Project) -> None:
     assert "nothing to do" in project.call("training.rollback", "--from", "2")
     assert versions(project) == {1: "Production", 2: "Archived"}
     assert "was rolled back at" in project.call("training.promote", "--version", "2", code=1)
-    canary = "inference.canary", "start", "--version", "2", "--percent", "10"
+    canary = "inference.service.canary", "start", "--version", "2", "--percent", "10"
     assert "it gets no share of the requests" in project.call(*canary, code=1)
     assert "FORCE=maybe is not known; give 1" in project.make("promote", "VERSION=2", "FORCE=maybe", code=2)
 

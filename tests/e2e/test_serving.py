@@ -9,8 +9,8 @@ import pytest
 import requests
 from click.testing import CliRunner
 
-import inference.follow
 import inference.serve
+import inference.service.follow
 from tests.conftest import Project, free_port, running
 
 pytestmark = pytest.mark.medium
@@ -98,7 +98,9 @@ def test_make_serve_verifies_and_serves(project: Project) -> None:
         requests.get(f"{url}/ping", timeout=2)
 
 
-@pytest.mark.parametrize("command", [inference.serve.main, inference.follow.main], ids=["serve", "follow"])
+@pytest.mark.parametrize(
+    "command", [inference.serve.main, inference.service.follow.main], ids=["serve", "follow"]
+)
 @pytest.mark.parametrize("workers", ["x", "0", "-1", "1.5", "999"])
 def test_a_wrong_number_of_workers_is_one_line(
     command: click.Command, workers: str, monkeypatch: pytest.MonkeyPatch

@@ -22,9 +22,9 @@ import pytest
 import requests
 from mlflow.tracking import MlflowClient
 
-from inference.follow import end_all
-from inference.proxy import ProxyError, find_haproxy
 from inference.server import marked, serving, wait_until_ready
+from inference.service.proxy import ProxyError, find_haproxy
+from inference.service.state import end_all
 from registry.digests import digests
 from registry.stages import promote
 from registry.store import MODEL_NAME
@@ -57,7 +57,7 @@ class Service:
         if not self.real:
             before += f"\nimport inference.server\ninference.server.MLFLOW_MODELS = {COMMAND!r}"
             environment.setdefault("PYTHONPATH", str(ROOT))
-        run = f"{before}\nfrom inference.follow import main\nmain()"
+        run = f"{before}\nfrom inference.service.follow import main\nmain()"
         command = [sys.executable, "-c", run, "--state", str(self.state)]
         command += ["--port", str(self.port), "--metrics-port", str(self.metrics_port)]
         with (self.state / "supervisor.log").open("ab") as log:
@@ -316,7 +316,7 @@ def one_session() -> Iterator[None]:
     if importlib.util.find_spec("pyspark") is None or shutil.which("java") is None:
         yield
         return
-    from inference.spark import SETTINGS
+    from inference.batch.spark import SETTINGS
 
     with session("local[2]", "tests", **SETTINGS):
         yield

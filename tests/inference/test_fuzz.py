@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.cases import CSV, FIRST, FORMS, JSON, PARQUET, TEXTS, as_csv, as_parquet, body
-from tests.inference.test_proxy import Connection, Proxy, proxy, request
+from tests.inference.service.test_proxy import Connection, Proxy, proxy, request
 
 pytestmark = [pytest.mark.haproxy, pytest.mark.large]
 

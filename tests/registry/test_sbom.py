@@ -9,6 +9,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from packaging.utils import canonicalize_name
 
 from registry.errors import RegistryError
+from registry.packages import packages
 from registry.sbom import bill_of_materials
 from tests.test_environments import pins
 
@@ -32,3 +33,8 @@ def test_every_package_stands_in_it_by_the_standard() -> None:
 def test_an_interpreter_that_is_not_there_is_no_empty_bill() -> None:
     with pytest.raises(RegistryError, match="does not say which packages it has"):
         bill_of_materials(["false"], ComponentType.CONTAINER, "image", "1")
+
+
+def test_the_program_names_what_is_installed_here() -> None:
+    found = {name.lower(): (version, license_) for name, version, license_ in packages()}
+    assert found["pytest"] == (importlib.metadata.version("pytest"), "MIT")

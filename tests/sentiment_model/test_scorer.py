@@ -16,8 +16,8 @@ from sentiment_model.cleaning import tokenize
 from sentiment_model.compiled import kernels
 from sentiment_model.ngrams import NgramScorer, Settings, ngrams
 from tests.sentiment_model.test_cleaning import ratios
-from training.explain import ngram_table
-from training.ngram import write_scorer
+from training.models.ngram import write_scorer
+from training.report.explain import ngram_table
 
 pytestmark = pytest.mark.medium
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.digests import file_digest
+from files import file_digest
 from registry.versions import Version
 from training.gate import HELD_OUT_DIGEST, Floors, judge, read_held_out
 

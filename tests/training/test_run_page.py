@@ -10,7 +10,7 @@ import pandas as pd
 from mlflow.tracking import MlflowClient
 
 from tests.conftest import SMALL
-from training.ngram import USES
+from training.models.ngram import USES
 from training.train import Candidate
 
 

@@ -1,0 +1,1 @@
+"""Files and streams of texts, on this machine or on Spark."""

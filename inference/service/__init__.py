@@ -1,0 +1,1 @@
+"""`mlflow models serve` that follows Production."""

@@ -1,0 +1,117 @@
+"""The model ``ngram``: n-grams, log-count ratios and logistic regression, exported as a plain table."""
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.special import expit
+from sklearn.pipeline import Pipeline
+
+from sentiment_model import ngrams
+from sentiment_model.ngrams import TABLE, NgramScorer
+from spark.session import session
+from training.artifact import write_settings
+from training.errors import TrainingError
+from training.models.base import Trained
+from training.models.ngram_fit import RATIO_POWER, Fit, count, fit
+from training.report.explain import ngram_table
+from training.settings import Settings
+from training.steps import step
+
+USES = ("ngram_max", "min_df", "max_features", "alpha", "C", "seed")
+PACKAGES = ("numba",)
+TOLERANCE = 1e-6  # of a probability
+
+
+def train(table: pd.DataFrame, settings: Settings) -> Trained:
+    """Count and fit on this machine or, with ``engine=spark``, on Apache Spark."""
+    fitted = _fit_on_spark(table, settings) if settings.engine == "spark" else _fit_here(table, settings)
+    log_odds = np.empty(len(table))
+    for split, found in (("train", fitted.cross_validated), ("test", fitted.held_out)):
+        log_odds[table["split"] == split] = found
+    weights = ngram_table(fitted.pipeline)
+    return Trained(
+        log_odds=log_odds,
+        seen=np.ones(len(table), bool),
+        judged="cross-validation",
+        recipe=recipe(settings),
+        export=partial(write_scorer, fitted.pipeline, weights),
+        packages=PACKAGES,
+        pipeline=fitted.pipeline,
+        ngrams=weights,
+    )
+
+
+def _fit_here(table: pd.DataFrame, settings: Settings) -> Fit:
+    with step("features", f"counting n-grams of {len(table):,} reviews"):
+        counter, counts = count(table, settings)
+    with step("fit", f"cross-validating and fitting on {counts.shape[1]:,} n-grams"):
+        return fit(table, counter, counts, settings)
+
+
+def _fit_on_spark(table: pd.DataFrame, settings: Settings) -> Fit:
+    with session(settings.master, "train") as spark:
+        from training.models import ngram_spark as on_spark  # it imports PySpark, which need not be installed
+
+        with step("features", f"counting n-grams of {len(table):,} reviews on {settings.master}"):
+            counts = on_spark.count(on_spark.reviews_of(spark, table), settings)
+        with step("fit", f"cross-validating and fitting on {len(counts.names):,} n-grams"):
+            return on_spark.fit(counts, settings)
+
+
+def recipe(settings: Settings) -> str:
+    """Return what the model is, in a sentence."""
+    most = f"at most {settings.max_features:,} " if settings.max_features else ""
+    return (
+        f"Cleaning, TF-IDF over {most}1- to {settings.ngram_max}-grams of words and punctuation (binary term "
+        f"frequency, min_df {settings.min_df}), Naive-Bayes log-count ratios (Wang & Manning 2012; smoothing "
+        f"{settings.alpha:g}, to the power of {RATIO_POWER:g}), logistic "
+        f"regression (C = {settings.C:g}), calibration by length on cross-validated scores; seed {settings.seed}."
+    )
+
+
+def write_scorer(pipeline: Pipeline, table: pd.DataFrame, folder: Path, check_on: pd.Series) -> NgramScorer:
+    """Write the scorer of a fitted pipeline as plain data, and prove that it equals the pipeline.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+    table : DataFrame
+        Its :func:`training.report.explain.ngram_table`.
+    folder : Path
+        Existing and empty.
+    check_on : Series of str
+        Raw reviews whose probabilities must agree within 1e-6.
+
+    Raises
+    ------
+    TrainingError
+        If the read-back scorer and the pipeline disagree.
+    """
+    pq.write_table(
+        pa.Table.from_pandas(table, preserve_index=False),
+        folder / TABLE,
+        compression="zstd",
+        use_dictionary=["idf"],
+        column_encoding={"ngram": "DELTA_BYTE_ARRAY", "weight": "BYTE_STREAM_SPLIT"},
+        store_schema=False,
+    )
+    counter, classifier = pipeline[0], pipeline[-1]
+    calibration = classifier.calibration
+    settings = ngrams.Settings(
+        ngram_max=counter.analyzer.keywords["ngram_max"],
+        bias=float(classifier.linear[-1].intercept_[0]),
+        **calibration.learnt(),
+    )
+    write_settings(folder, "ngrams", asdict(settings))
+    scorer = NgramScorer.load(folder)
+    gap = np.abs(expit(scorer.log_odds(check_on)) - pipeline.predict_proba(check_on)[:, 1]).max(initial=0)
+    if not gap <= TOLERANCE:
+        raise TrainingError(
+            f"the exported scorer and the fitted pipeline differ by {gap:.2g}, more than {TOLERANCE:.0g}"
+        )
+    return scorer

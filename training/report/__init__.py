@@ -1,0 +1,1 @@
+"""What a run says of a model: metrics, plots, mistakes, the card."""
