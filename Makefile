@@ -4,6 +4,8 @@ PYTHON ?= python3.11
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
+# uv installs no bytecode: where Python were not to write it, each command would compile MLflow for ten seconds
+export PYTHONDONTWRITEBYTECODE :=
 # turn MLflow's usage reports off
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
