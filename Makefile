@@ -55,8 +55,9 @@ $(VENV)/.run: requirements/run.txt
 	    echo "uv could not be installed; using pip"
 	$(call install,$(VENV),$<)
 	@touch $@
-	@# Python compiles what a run imports, on one core, while `mlflow run` starts on another
-	@$(VENV)/bin/python -c 'import training.main, inference.smoke, mlflow.pyfunc.scoring_server' >/dev/null 2>&1 &
+	@# bytecode of what a run imports, and the scorer's loops, are compiled on one core while `mlflow run` starts on another
+	@$(VENV)/bin/python -c 'import training.main, inference.smoke, mlflow.pyfunc.scoring_server, sentiment_model.compiled as scorer; scorer.kernels()' \
+	    >/dev/null 2>&1 &
 
 env-NAME: ## add optional packages; NAME: follow image sign s3 postgres onnx server, spark (install Java 17 or newer yourself), deep (PyTorch, 1 to 4 GB)
 	@echo "NAME is one of: $(EXTRAS)"; exit 2
