@@ -34,7 +34,7 @@ pytestmark = [
     ),
 ]
 
-CONFIGURATION = ROOT / "inference" / "haproxy.cfg"
+CONFIGURATION = ROOT / "inference" / "service" / "haproxy.cfg"
 
 
 @dataclass
