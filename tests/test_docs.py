@@ -4,12 +4,13 @@ import ast
 import json
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.cases import tables
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Project
 from tests.test_environments import TOGETHER
 
 pytestmark = pytest.mark.medium
@@ -17,6 +18,8 @@ pytestmark = pytest.mark.medium
 API = (ROOT / "docs" / "api.md").read_text()
 GUARANTEES = (ROOT / "docs" / "guarantees.md").read_text()
 README = (ROOT / "README.md").read_text()
+REFERENCE = (ROOT / "docs" / "reference.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MAKEFILE = (ROOT / "Makefile").read_text()
 DOCUMENTED = re.findall(r"^([a-z][A-Za-z-]*):.*##", MAKEFILE, re.MULTILINE)
 TARGETS = {*DOCUMENTED, *(f"env-{extra}" for extra in TOGETHER)}
@@ -24,12 +27,12 @@ ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
 
 
 @pytest.mark.parametrize("target", DOCUMENTED)
-def test_every_make_target_is_in_the_readme(target: str) -> None:
-    assert re.search(rf"`make {target}\b", README), f"README.md has no line for `make {target}`"
+def test_every_make_target_is_in_the_reference(target: str) -> None:
+    assert re.search(rf"`make {target}\b", REFERENCE), f"docs/reference.md has no line for `make {target}`"
 
 
 def test_every_target_the_documents_name_exists() -> None:
-    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for document in PAGES:
         for target in re.findall(
             r"(?:`|^\$ |&& |^)make ([a-z][A-Za-z-]+)\b", document.read_text(), re.MULTILINE
         ):
@@ -43,26 +46,81 @@ def test_every_target_has_a_line_of_help() -> None:
 
 
 @pytest.mark.parametrize("variable", re.findall(r"^([A-Z_]+) \?=", MAKEFILE, re.MULTILINE))
-def test_every_make_variable_is_in_the_readme(variable: str) -> None:
-    assert f"`{variable}" in README, f"README.md has no line for {variable}"
+def test_every_make_variable_is_in_the_reference(variable: str) -> None:
+    assert f"`{variable}" in REFERENCE, f"docs/reference.md has no line for {variable}"
 
 
 @pytest.mark.parametrize(
     ("entry", "parameter"),
     [(entry, name) for entry, spec in ENTRY_POINTS.items() for name in spec["parameters"]],
 )
-def test_every_mlproject_parameter_is_in_the_readme(entry: str, parameter: str) -> None:
-    section = README.split("## MLproject entry points")[1].split("\n## ")[0]
+def test_every_mlproject_parameter_is_in_the_reference(entry: str, parameter: str) -> None:
+    section = REFERENCE.split("## MLproject entry points")[1].split("\n## ")[0]
     (row,) = [line for line in section.splitlines() if line.startswith(f"| `{entry}` |")]
     default = ENTRY_POINTS[entry]["parameters"][parameter].get("default")
     said = parameter if default is None else f"{parameter}={default}"
-    assert f"`{said}`" in row, f"README.md does not say {entry} {said}"
+    assert f"`{said}`" in row, f"docs/reference.md does not say {entry} {said}"
 
 
-def test_the_request_forms_of_the_readme_are_answered(url: str) -> None:
-    """Each curl command of the README, word for word but for the port, against the server that it describes."""
-    commands = re.findall(r"^curl .*(?:\n +.*)*", README, re.MULTILINE)
-    assert len(commands) == 6
+def test_the_messages_that_are_explained_are_those_of_the_code() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    code = "".join(
+        path.read_text()
+        for path in [ROOT / "Makefile", *ROOT.glob("[a-z]*.py"), *ROOT.glob("[a-z]*/**/*.py")]
+        if not path.is_relative_to(ROOT / "tests")
+    )
+    messages = re.findall(r"^\| (`.*?`)(?: with (`.*?`))? \|", page, re.MULTILINE)
+    assert len(messages) == 12
+    known = {"pyenv not found"}  # MLflow's
+    for message in {part.strip("`") for pair in messages for part in pair if part} - known:
+        pattern = (
+            re.escape(message).replace("SentimentClassifier", r"\{\w+\}").replace("Production", r"\{\w+\}")
+        )
+        pattern = pattern.replace("200", r"\{[\w.]+\}")
+        assert re.search(pattern, code), message
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_page_says_whom_it_is_for(page: Path) -> None:
+    if page.parent.name != "benchmarks" and page.name != "README.md":
+        assert re.match(r"# .*\n\nFor ", page.read_text()), page
+
+
+def test_every_path_that_contributors_are_told_is_there() -> None:
+    for path in re.findall(
+        r"`([\w/]+(?:/|\.py|\.md|\.toml|\.cfg|\.yml))`", (ROOT / "CONTRIBUTING.md").read_text()
+    ):
+        assert (ROOT / path).exists() or "NAME" in path, path
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def test_every_link_of_the_documents_leads_somewhere() -> None:
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", page.read_text()):
+            linked = page.parent / target if target else page
+            assert linked.exists(), (page.name, target)
+            if anchor and linked.suffix == ".md":
+                titles = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
+                anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+                assert anchor in anchors, (page.name, target, anchor)
+
+
+def test_the_python_of_the_readme_runs(project: Project) -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    *before, last = code.strip().splitlines()
+    told = project.run("python", "-c", "\n".join([*before, f"print({last})"]))
+    assert "'sentiment': 'positive'" in told
+    assert "'sentiment': 'negative'" in told
+
+
+def test_the_request_forms_of_the_documents_are_answered(url: str) -> None:
+    """Each curl command, word for word but for the port, against the server that it describes."""
+    serving = (ROOT / "docs" / "serving.md").read_text()
+    commands = re.findall(r"^curl -X POST .*(?:\n +.*)*", README + serving, re.MULTILINE)
+    assert len(commands) == 8
     for command in commands:
         command = command.replace("curl ", "curl -s ", 1).replace("localhost:5000", url)
         told = subprocess.run(["bash", "-c", command], capture_output=True, check=True, timeout=60).stdout
