@@ -1,6 +1,7 @@
 """One ``mlflow models serve`` process: start it, ask it who it is, end it with all its children."""
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -24,6 +25,8 @@ OURS = "SENTIMENT_MODEL_SERVER"  # in the environment of every process that belo
 PATIENCE = 15.0
 # the command `mlflow models` without loading all others, which takes as long again
 MLFLOW_MODELS = "from mlflow.models.cli import commands; commands()"
+
+log = logging.getLogger("follow")
 
 
 class ServeError(click.ClickException):
@@ -146,11 +149,25 @@ def bound_memory(leader: psutil.Process) -> None:
     """
     if not hasattr(leader, "rlimit"):  # Linux has it
         return
-    with suppress(psutil.NoSuchProcess):
+    try:
         processes = [leader, *leader.children(recursive=True)]
         most = max(process.memory_info().vms for process in processes) + int(MEMORY_GIB * 2**30)
-        for process in processes:  # whatever the first starts later needs as much
-            process.rlimit(psutil.RLIMIT_AS, (most, most))
+        for process in [*processes, *leader.children(recursive=True)]:  # also one that was started meanwhile
+            with suppress(psutil.NoSuchProcess):
+                _, hard = process.rlimit(psutil.RLIMIT_AS)
+                process.rlimit(psutil.RLIMIT_AS, (most if hard < 0 else min(most, hard), hard))
+    except (
+        psutil.Error,
+        OSError,
+    ) as error:  # a sandbox may forbid it; the model server is healthy all the same
+        log.warning("the memory of the model server is not bounded: %s", error)
+
+
+def loopback() -> requests.Session:
+    """Return a session for addresses of this machine, which no proxy of the environment may answer for."""
+    session = requests.Session()
+    session.trust_env = False
+    return session
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], url: str, timeout: float = 120.0) -> None:
@@ -165,12 +182,11 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str, timeout: float 
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise ServeError(f"the model server ended with exit code {process.returncode}; its log is above")
-        try:
-            if requests.get(f"{url}/ping", timeout=2).ok:
+        with suppress(requests.RequestException), loopback() as session:
+            if session.get(f"{url}/ping", timeout=2).ok:
                 bound_memory(psutil.Process(process.pid))
                 return
-        except requests.RequestException:
-            time.sleep(0.1)
+        time.sleep(0.1)
     raise ServeError(f"the model server did not answer on {url} within {timeout:.0f} s")
 
 
@@ -232,7 +248,8 @@ class ModelServer:
     def pings(self) -> bool:
         """Return whether its event loop answers within 2 s, however busy its predictions are."""
         try:
-            return requests.get(f"http://127.0.0.1:{self.port}/ping", timeout=2).ok
+            with loopback() as session:
+                return session.get(f"http://127.0.0.1:{self.port}/ping", timeout=2).ok
         except requests.RequestException:
             return False
 
@@ -274,7 +291,8 @@ class ModelServer:
             if left <= 0:
                 raise ServeError(f"it did not answer within {timeout:.0f} s")
             try:
-                response = requests.post(url, json=question, timeout=min(left, 30))
+                with loopback() as session:
+                    response = session.post(url, json=question, timeout=min(left, 30))
             except requests.ConnectionError:
                 time.sleep(0.1)
                 continue

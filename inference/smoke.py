@@ -5,10 +5,9 @@ import tempfile
 from pathlib import Path
 
 import click
-import requests
 
 from cli import Command, stop_in_order
-from inference.server import ServeError, free_port, serving, wait_until_ready
+from inference.server import ServeError, free_port, loopback, serving, wait_until_ready
 from registry.store import MODEL_NAME, connect
 from registry.versions import PRODUCTION, all_versions, fetch, find
 
@@ -23,7 +22,8 @@ def ask(url: str, question: dict[str, list[str]]) -> list[dict[str, object]]:
     ServeError
         If it does not answer every row.
     """
-    response = requests.post(f"{url}/invocations", json=question, timeout=60)
+    with loopback() as session:
+        response = session.post(f"{url}/invocations", json=question, timeout=60)
     if not response.ok:
         raise ServeError(f"the model server answered {response.status_code}: {response.text[:300]}")
     rows: list[dict[str, object]] = response.json()["predictions"]
