@@ -59,7 +59,9 @@ def _told(error: BaseException | None) -> str | None:
     while error is not None:
         if isinstance(error, OSError) and error.errno in _NO_PLACE:
             told = f"{error.filename or 'a file'} cannot be written ({error.strerror})"
-        elif isinstance(error, sqlite3.Error) and error.sqlite_errorname.startswith(_NO_STORE):
+        elif isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorname", "").startswith(
+            _NO_STORE
+        ):
             told = f"the tracking store cannot be written ({error})"
         error = error.__cause__ or error.__context__
     return told

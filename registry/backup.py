@@ -16,7 +16,6 @@ from urllib.request import url2pathname
 import click
 
 from cli import Command
-from files import atomic_output
 from registry.errors import RegistryError
 
 DATABASE = "mlflow.db"
@@ -93,10 +92,17 @@ def main(folder: Path, to: Path) -> None:
         if str(to) == "-":
             back_up(folder, sys.stdout.buffer)
             return
-        with atomic_output(to) as hidden, hidden.open("wb") as part:
-            back_up(folder, part)
-            part.flush()
-            os.fsync(part.fileno())
+        # a name of its own: two backups to one file may run at once
+        with tempfile.NamedTemporaryFile(
+            dir=to.absolute().parent, prefix=f".{to.name}.", delete=False
+        ) as part:
+            try:
+                back_up(folder, part)
+                part.flush()
+                os.fsync(part.fileno())
+                os.replace(part.name, to)
+            finally:
+                Path(part.name).unlink(missing_ok=True)
     except OSError as error:
         raise RegistryError(
             f"the backup was not written ({error}); mend that, or give another file"

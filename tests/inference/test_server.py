@@ -15,7 +15,7 @@ import pytest
 
 from cli import stop_in_order
 from inference.ask import ask
-from inference.server import bound_memory
+from inference.server import bound_memory, wait_until_ready
 
 EXAMPLES: list[dict[str, Any]] = [
     {"text": "A wonderful film.", "sentiment": "positive", "confidence": 0.9},
@@ -51,6 +51,36 @@ def test_whatever_loading_takes_answering_has_2_gib_more_and_not_3() -> None:
     assert told.count("answered") == 40
     assert "line 9" in errors
     assert "Cannot allocate memory" in errors
+
+
+@pytest.mark.skipif(not hasattr(psutil.Process, "rlimit"), reason="only Linux bounds another process")
+def test_where_memory_may_not_be_bounded_the_server_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(self: psutil.Process, *_: Any) -> None:
+        raise psutil.AccessDenied(self.pid)
+
+    monkeypatch.setattr(psutil.Process, "rlimit", refused)
+    bound_memory(psutil.Process())
+    assert "the memory of the model server is not bounded" in caplog.text
+
+
+def test_no_proxy_answers_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most companies set one; a proxy that says no would be asked again and again."""
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+
+    class Ping(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Ping) as server, subprocess.Popen(["sleep", "60"]) as process:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        wait_until_ready(process, f"http://127.0.0.1:{server.server_port}", 10)
+        process.kill()
 
 
 @pytest.fixture
