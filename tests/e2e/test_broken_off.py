@@ -34,7 +34,7 @@ TRAIN = ["python", "-m", "training.main", "--source", "some.csv", "--ngram-max",
 def twice(tmp_path_factory: pytest.TempPathFactory, all_reviews: pd.DataFrame) -> tuple[Project, float]:
     """A project with two versions, the second in Production, and the seconds that it took."""
     made = copy_project(tmp_path_factory.mktemp("killed"))
-    all_reviews.sample(1500, random_state=0).to_csv(made.folder / "some.csv", index=False)
+    all_reviews.sample(3000, random_state=0).to_csv(made.folder / "some.csv", index=False)
     made.run(*TRAIN)
     return made, seconds_of(made, TRAIN)
 

@@ -224,7 +224,7 @@ def test_curves_are_whole_after_a_break(
 
 
 EAGER = """
-from training.models import transformer
+from training.models import fine_tuning
 fine_tuning.CHECKPOINT_SECONDS = 0
 from training.main import main
 main()
