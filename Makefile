@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
-# uv installs no bytecode: where Python were not to write it, each command would compile MLflow for ten seconds
+# uv installs no bytecode: if Python may not write it either, each command compiles MLflow for ten seconds
 export PYTHONDONTWRITEBYTECODE :=
 # turn MLflow's usage reports off
 export MLFLOW_DISABLE_TELEMETRY ?= true
@@ -37,13 +37,13 @@ COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 STATE_OPTION = $(if $(STATE),--state '$(STATE)')
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-NAME lock data run test test-all lint format score serve stop canary canary-stop up train-docker down logs image image-smoke test-docker mutants fuzz soak audit promote rollback history prune backup ui bench switches growth clean
+.PHONY: help env env-follow env-image env-sign env-s3 env-postgres env-onnx env-deep env-spark env-server lock data run test test-all lint format score serve stop canary canary-stop up train-docker down logs image image-smoke test-docker mutants fuzz soak audit promote rollback history prune backup ui bench switches growth clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z][A-Za-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][A-Za-z0-9-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Each environment has a file of pins in requirements/, and a marker file in .venv once it is installed. `make run` needs requirements/run.txt
-# only; other targets depend on env-NAME, as `image: env-image` does. `make lock` compiles the files from pyproject.toml.
+# only; other targets depend on more, as `image: env-image` does. `make lock` compiles the files from pyproject.toml.
 EXTRAS := follow image sign s3 postgres onnx deep spark server test test-all lint audit
 env: $(VENV)/.run ## make the environment in .venv, with what `make run` needs
 
@@ -56,10 +56,19 @@ $(VENV)/.run: requirements/run.txt
 	$(call install,$(VENV),$<)
 	@touch $@
 
-env-NAME: ## add optional packages; NAME: follow image sign s3 postgres onnx server, spark (install Java 17 or newer yourself), deep (PyTorch, 1 to 4 GB)
-	@echo "NAME is one of: $(EXTRAS)"; exit 2
-
-$(addprefix env-,$(EXTRAS)): env-%: $(VENV)/.%
+env-follow: $(VENV)/.follow ## add what `make serve FOLLOW=1` needs: Prometheus metrics
+env-image: $(VENV)/.image ## add what `make image` needs: a bill of materials
+env-sign: $(VENV)/.sign ## add what SIGNING_KEY and VERIFYING_KEY need
+env-s3: $(VENV)/.s3 ## add what artifacts in S3 need
+env-postgres: $(VENV)/.postgres ## add the driver of a store on PostgreSQL
+env-onnx: $(VENV)/.onnx ## add what serving deep models needs: ONNX Runtime
+env-deep: $(VENV)/.deep ## add what training deep models needs: PyTorch, 1 to 4 GB
+env-spark: $(VENV)/.spark ## add Apache Spark; install Java 17 or newer yourself
+env-server: $(VENV)/.server ## add what the Docker image has: follow, sign, s3, postgres, onnx
+env-test: $(VENV)/.test
+env-test-all: $(VENV)/.test-all
+env-lint: $(VENV)/.lint
+env-audit: $(VENV)/.audit
 
 $(addprefix $(VENV)/.,$(EXTRAS)): $(VENV)/.%: requirements/%.txt $(VENV)/.run
 	$(call install,$(VENV),$<)
@@ -207,7 +216,7 @@ growth: .venv-bench/.made ## measure training from 5,000 to 200,000 rows into do
 	$(call install,$(@D),$<)
 	@touch $@
 
-.PHONY: engine
+.PHONY: engine env-test env-test-all env-lint env-audit
 engine:
 	@docker info >/dev/null 2>&1 || { \
 	    echo "no Docker engine answers: start one, or give its address in DOCKER_HOST; 'make run' and 'make serve' need none"; exit 1; }

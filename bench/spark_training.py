@@ -96,6 +96,7 @@ def measure(rows: int, real: pd.DataFrame, master: str, driver_memory: str, step
         ) as spark,
     ):
         from training.models import ngram_spark as on_spark
+        from training.models.ngram_spark_counts import count
 
         context = spark.sparkContext
         shared = context.broadcast(vocabulary(real))
@@ -143,7 +144,7 @@ def measure(rows: int, real: pd.DataFrame, master: str, driver_memory: str, step
 
         on_spark._sum, on_spark.STEPS = counting, steps
         with lap("features"):
-            counts = on_spark.count(reviews, settings)
+            counts = count(reviews, settings)
         with lap("fit"):
             fitted = on_spark.fit(counts, settings)
         test = (

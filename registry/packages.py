@@ -6,6 +6,7 @@ It is sent as text to the Python of an image, and so imports the standard librar
 import csv
 import importlib.metadata
 import json
+from pathlib import Path
 from typing import Any
 
 
@@ -16,7 +17,7 @@ def packages() -> list[list[str]]:
         # an image keeps what tells the version of pip, which MLflow asks for, and not pip
         record = csv.reader((package.read_text("RECORD") or "").splitlines())
         files = [file for file, *_ in record if ".dist-info/" not in file]
-        if files and not any(package.locate_file(file).exists() for file in files):  # type: ignore[attr-defined]
+        if files and not any(Path(str(package.locate_file(file))).exists() for file in files):
             continue
         about: Any = package.metadata
         classified = [c for c in about.get_all("Classifier") or [] if c.startswith("License :: ")]

@@ -21,7 +21,7 @@ README = (ROOT / "README.md").read_text()
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MAKEFILE = (ROOT / "Makefile").read_text()
-DOCUMENTED = re.findall(r"^([a-z][A-Za-z-]*):.*##", MAKEFILE, re.MULTILINE)
+DOCUMENTED = re.findall(r"^([a-z][A-Za-z0-9-]*):.*##", MAKEFILE, re.MULTILINE)
 TARGETS = {*DOCUMENTED, *(f"env-{extra}" for extra in TOGETHER)}
 ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
 
@@ -34,7 +34,7 @@ def test_every_make_target_is_in_the_reference(target: str) -> None:
 def test_every_target_the_documents_name_exists() -> None:
     for document in PAGES:
         for target in re.findall(
-            r"(?:`|^\$ |&& |^)make ([a-z][A-Za-z-]+)\b", document.read_text(), re.MULTILINE
+            r"(?:`|^\$ |&& |^)make ([a-z][A-Za-z0-9-]+)\b", document.read_text(), re.MULTILINE
         ):
             assert target in TARGETS, (document.name, target)
 

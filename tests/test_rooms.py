@@ -24,7 +24,6 @@ LONGEST_MODULE, LONGEST_FUNCTION = 400, 60  # lines
 LONGER = {
     "inference/batch/files.py": "readers and writers, which the issue 'Bring your own reviews' replaces",
     "inference/batch/stream.py": "which the issue 'Past one machine' rewrites",
-    "training/models/ngram_spark.py": "Spark's executors get it as a whole, by value: counting and fitting share its blocks",
 }
 LONGER_FUNCTIONS = {
     "sentiment_model/kernels.py::_known": "one loop over a text, in numba, which calls cost",

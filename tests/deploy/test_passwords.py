@@ -8,22 +8,12 @@ import pandas as pd
 import pytest
 import requests
 
-from tests.conftest import ROOT, Project, copy_project, free_port, running, tracking_server
+from tests.conftest import ROOT, TRAIN, Project, copy_project, free_port, running, tracking_server
 
 pytestmark = pytest.mark.large
 
 ADMIN, READER = "a-long-word-of-the-admin", "a-long-word-of-the-reader"
-TRAIN = [
-    "training.main",
-    "--source",
-    "some.csv",
-    "--out",
-    "data.csv",
-    "--ngram-max",
-    "1",
-    "--promote",
-    "always",
-]
+TRAIN_AND_PROMOTE = [*TRAIN, "--promote", "always"]
 
 
 def server(url: str, folder: Path) -> list[str]:
@@ -73,8 +63,8 @@ def test_who_may_read_serves_and_who_may_write_promotes(guarded: Project) -> Non
     )
 
     be(guarded, "admin", ADMIN)
-    assert "version 1 is in Production" in guarded.call(*TRAIN)
-    assert "version 2 is in Production" in guarded.call(*TRAIN)
+    assert "version 1 is in Production" in guarded.call(*TRAIN_AND_PROMOTE)
+    assert "version 2 is in Production" in guarded.call(*TRAIN_AND_PROMOTE)
     made = requests.post(
         f"{url}/api/2.0/mlflow/users/create",
         json={"username": "reader", "password": READER},
@@ -89,7 +79,7 @@ def test_who_may_read_serves_and_who_may_write_promotes(guarded: Project) -> Non
         ["training.promote", "--version", "1"],
         ["training.rollback"],
         ["inference.service.canary", "start", "--version", "1"],
-        TRAIN,
+        TRAIN_AND_PROMOTE,
     ):
         told = guarded.call(*command, code=1)
         assert told.splitlines()[-1].startswith(

@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 
 from registry.store import MODEL_NAME
 from registry.versions import all_versions
-from tests.conftest import Project, copy_project, free_port, running, tracking_server, until
+from tests.conftest import TRAIN, Project, copy_project, free_port, running, tracking_server, until
 
 boto3 = pytest.importorskip("boto3", reason="boto3 is not installed (make env-s3)")
 psycopg2 = pytest.importorskip("psycopg2", reason="psycopg2 is not installed (make env-postgres)")
@@ -34,7 +34,6 @@ pytestmark = [
 PASSWORD = "a word of the database"
 AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 BUCKET = "models"
-TRAIN = ["training.main", "--source", "some.csv", "--out", "data.csv", "--ngram-max", "1", "--promote"]
 
 
 @dataclass
@@ -118,8 +117,8 @@ def project(shared: Shared, tmp_path_factory: pytest.TempPathFactory, all_review
 @pytest.fixture(scope="module")
 def two(project: Project) -> Project:
     """The same with two versions, the second one in Production."""
-    assert "version 1 is in Production" in project.run("python", "-m", *TRAIN, "always")
-    assert "version 2 is in Production" in project.call(*TRAIN, "always")
+    assert "version 1 is in Production" in project.run("python", "-m", *TRAIN, "--promote", "always")
+    assert "version 2 is in Production" in project.call(*TRAIN, "--promote", "always")
     return project
 
 
@@ -168,8 +167,8 @@ def test_two_machines_promote_at_once(two: Project, shared: Shared, tmp_path: Pa
 
 
 def test_pruning_deletes_the_objects_too(two: Project, shared: Shared) -> None:
-    two.call(*TRAIN, "never")
-    two.call(*TRAIN, "never")
+    two.call(*TRAIN, "--promote", "never")
+    two.call(*TRAIN, "--promote", "never")
     before = shared.objects()
     told = two.make("prune", "KEEP=1")
     assert "deleted: version 3" in told

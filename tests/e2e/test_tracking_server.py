@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.conftest import Project, copy_project, free_port, running, tracking_server
+from tests.conftest import TRAIN, Project, copy_project, free_port, running, tracking_server
 
 pytestmark = pytest.mark.large
 
@@ -27,9 +27,8 @@ def remote(tmp_path: Path, all_reviews: pd.DataFrame) -> Iterator[Project]:
 
 
 def test_the_whole_life_against_a_server(remote: Project) -> None:
-    train = ["training.main", "--source", "some.csv", "--out", "data.csv", "--ngram-max", "1", "--promote"]
-    assert "version 1 is in Production" in remote.run("python", "-m", *train, "always")
-    assert "version 2 is in Production" in remote.call(*train, "always")
+    assert "version 1 is in Production" in remote.run("python", "-m", *TRAIN, "--promote", "always")
+    assert "version 2 is in Production" in remote.call(*TRAIN, "--promote", "always")
     assert "version 1 is in Production, version 2 was left" in remote.call("training.rollback")
     told = remote.call("registry.history")
     assert [line.split()[1:3] for line in told.splitlines()[-3:]] == [
@@ -47,23 +46,12 @@ def test_a_store_whose_artifacts_need_a_server_is_named_before_any_work(
 ) -> None:
     """A bare `mlflow server` makes such experiments, and SQLite alone cannot write their artifacts."""
     remote.environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{tmp_path}/server.db"
-    train = [
-        "training.main",
-        "--source",
-        "some.csv",
-        "--out",
-        "data.csv",
-        "--ngram-max",
-        "1",
-        "--register",
-        "no",
-    ]
-    told = remote.call(*train, code=1)
+    told = remote.call(*TRAIN, "--register", "no", code=1)
     assert "the artifacts of this experiment go through an MLflow server" in told
     assert "MLFLOW_EXPERIMENT_NAME=name" in told
     assert "counting n-grams" not in told
     remote.environment["MLFLOW_EXPERIMENT_NAME"] = "mine"
-    assert "held out: accuracy" in remote.call(*train)
+    assert "held out: accuracy" in remote.call(*TRAIN, "--register", "no")
 
 
 def test_a_server_that_goes_away_ends_a_training_with_one_line(remote: Project) -> None:

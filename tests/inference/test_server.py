@@ -79,8 +79,10 @@ def test_no_proxy_answers_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> N
 
     with HTTPServer(("127.0.0.1", 0), Ping) as server, subprocess.Popen(["sleep", "60"]) as process:
         threading.Thread(target=server.handle_request, daemon=True).start()
-        wait_until_ready(process, f"http://127.0.0.1:{server.server_port}", 10)
-        process.kill()
+        try:
+            wait_until_ready(process, f"http://127.0.0.1:{server.server_port}", 10)
+        finally:
+            process.kill()
 
 
 @pytest.fixture

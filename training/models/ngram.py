@@ -55,12 +55,15 @@ def _fit_here(table: pd.DataFrame, settings: Settings) -> Fit:
 
 def _fit_on_spark(table: pd.DataFrame, settings: Settings) -> Fit:
     with session(settings.master, "train") as spark:
-        from training.models import ngram_spark as on_spark  # it imports PySpark, which need not be installed
+        # they import PySpark, which need not be installed
+        from training.models.ngram_spark import fit as fit_on_spark
+        from training.models.ngram_spark_counts import count as count_on_spark
+        from training.models.ngram_spark_counts import reviews_of
 
         with step("features", f"counting n-grams of {len(table):,} reviews on {settings.master}"):
-            counts = on_spark.count(on_spark.reviews_of(spark, table), settings)
+            counts = count_on_spark(reviews_of(spark, table), settings)
         with step("fit", f"cross-validating and fitting on {len(counts.names):,} n-grams"):
-            return on_spark.fit(counts, settings)
+            return fit_on_spark(counts, settings)
 
 
 def recipe(settings: Settings) -> str:

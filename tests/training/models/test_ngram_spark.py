@@ -28,7 +28,7 @@ def spark():
 
 @pytest.fixture(scope="module")
 def counted(spark, reviews: pd.DataFrame):
-    from training.models.ngram_spark import count, reviews_of
+    from training.models.ngram_spark_counts import count, reviews_of
 
     return count(reviews_of(spark, reviews), SMALL)
 
@@ -42,7 +42,7 @@ def on_spark(counted) -> Fit:
 
 @pytest.mark.parametrize("settings", [SMALL, Settings(ngram_max=4, min_df=3), Settings(ngram_max=1)])
 def test_counts_are_those_of_one_machine(spark, reviews: pd.DataFrame, settings: Settings) -> None:
-    from training.models.ngram_spark import count, reviews_of
+    from training.models.ngram_spark_counts import count, reviews_of
 
     counted = count(reviews_of(spark, reviews), settings)
     counter, expected = count_ngrams(reviews["review"].tolist(), settings.ngram_max, settings.min_df)
@@ -82,7 +82,8 @@ def test_answers_are_close_to_those_of_one_machine(reviews: pd.DataFrame, fitted
 def test_held_out_labels_do_not_matter_to_their_judgement(
     spark, reviews: pd.DataFrame, on_spark: Fit
 ) -> None:
-    from training.models.ngram_spark import count, fit, reviews_of
+    from training.models.ngram_spark import fit
+    from training.models.ngram_spark_counts import count, reviews_of
 
     flipped = reviews.copy()
     test = flipped["split"] == "test"
@@ -102,7 +103,7 @@ def test_the_exported_scorer_equals_the_pipeline(
 
 
 def test_max_features_keeps_the_same_ngrams(spark, reviews: pd.DataFrame) -> None:
-    from training.models.ngram_spark import SEEN, count, reviews_of
+    from training.models.ngram_spark_counts import SEEN, count, reviews_of
 
     few = Settings(ngram_max=3, max_features=2000)
     counted = count(reviews_of(spark, reviews), few)
@@ -117,7 +118,7 @@ def test_max_features_keeps_the_same_ngrams(spark, reviews: pd.DataFrame) -> Non
 
 
 def test_too_little_data_is_one_clear_message(spark, reviews: pd.DataFrame) -> None:
-    from training.models.ngram_spark import count, reviews_of
+    from training.models.ngram_spark_counts import count, reviews_of
 
     with pytest.raises(TrainingError, match=r"the train split has \d positive rows, at least 5 are needed"):
         count(reviews_of(spark, reviews[reviews["split"] == "train"].head(6)), SMALL)
