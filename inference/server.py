@@ -156,10 +156,8 @@ def bound_memory(leader: psutil.Process) -> None:
             with suppress(psutil.NoSuchProcess):
                 _, hard = process.rlimit(psutil.RLIMIT_AS)
                 process.rlimit(psutil.RLIMIT_AS, (most if hard < 0 else min(most, hard), hard))
-    except (
-        psutil.Error,
-        OSError,
-    ) as error:  # a sandbox may forbid it; the model server is healthy all the same
+    except (psutil.Error, OSError) as error:
+        # a sandbox may forbid it; the model server is healthy all the same
         log.warning("the memory of the model server is not bounded: %s", error)
 
 
