@@ -1,6 +1,6 @@
 """A pytest plugin that limits the time of each test file.
 
-A file is ``small`` (10 s) unless it is marked ``medium`` (60 s) or ``long`` (120 s). The run fails if a file takes more than 1.5 times
+A file is ``small`` (10 s) unless it is marked ``medium`` (60 s). The run fails if a file takes more than 1.5 times
 its limit. Tests marked ``large``, and fixtures of the whole session, do not count. On a slow or busy machine the limits grow with the
 time that fitting the shared model takes.
 """
@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-SIZES = {"small": 10.0, "medium": 60.0, "long": 120.0}  # long: whole lives of a model or a service
+SIZES = {"small": 10.0, "medium": 60.0}
 SLACK = 1.5
 REFERENCE = 6.0  # seconds that the shared model takes on two idle cores
 _shared = 0.0  # seconds that session fixtures took in the current phase of a test
 
 
 def size_of(item: pytest.Item) -> str:
-    """Return ``large``, ``long``, ``medium`` or ``small``."""
-    return next((size for size in ("large", "long", "medium") if size in item.keywords), "small")
+    """Return ``large``, ``medium`` or ``small``."""
+    return next((size for size in ("large", "medium") if size in item.keywords), "small")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import Project
 from tests.e2e.test_commands import versions
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.medium
 
 
 def test_mlflow_run_trains_registers_and_promotes(project: Project) -> None:

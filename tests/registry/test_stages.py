@@ -20,7 +20,7 @@ from registry.store import MODEL_NAME, connect
 from registry.versions import all_versions, find, in_production, register
 from training.train import Candidate
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.medium
 
 
 @pytest.fixture
