@@ -13,6 +13,7 @@ import cloudpickle
 import mlflow
 import pandas as pd
 from mlflow.data.pandas_dataset import from_pandas
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from sklearn.pipeline import Pipeline
 
@@ -157,7 +158,10 @@ def log_context(
                 name=f"{summary['source'].rsplit('/', 1)[-1]}-{split}",
                 digest=summary["table_sha256"][:12],
             )
-        mlflow.log_input(dataset, context=context)
+        try:
+            mlflow.log_input(dataset, context=context)
+        except MlflowException:  # another run of the same rows wrote the data set between MLflow's look and its own
+            mlflow.log_input(dataset, context=context)
     environment = {
         "python": platform.python_version(),
         "platform": platform.platform(),
