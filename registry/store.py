@@ -97,6 +97,9 @@ def answering() -> Iterator[None]:
             ) from None
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             raise RegistryError(f"{error.message}: it was deleted meanwhile; run again") from None
+        if error.error_code == "RESOURCE_ALREADY_EXISTS":
+            what = error.message.split(" already exists")[0]
+            raise RegistryError(f"{what} already exists: another run made it just now; run again") from None
         if not re.match(r"API request to .* failed with (timeout )?exception", error.message):
             raise
         what = "fails, its log says why" if "error responses" in error.message else "does not answer any more"

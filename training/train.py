@@ -160,7 +160,9 @@ def log_context(
             )
         try:
             mlflow.log_input(dataset, context=context)
-        except MlflowException:  # another run of the same rows wrote the data set between MLflow's look and its own
+        except (
+            MlflowException
+        ):  # another run of the same rows wrote the data set between MLflow's look and its own
             mlflow.log_input(dataset, context=context)
     environment = {
         "python": platform.python_version(),

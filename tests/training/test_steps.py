@@ -62,11 +62,29 @@ def test_two_runs_that_log_the_same_rows_at_once_both_end_well(store: MlflowClie
                 log_context(other.info.run_id, table, summary, {})
 
     with run("test"):
-        known = mlflow.active_run().info.run_id
+        (known,) = (one.info.run_id for one in store.search_runs(["0"], "attributes.run_name = 'test'"))
         event.listen(SqlDataset, "init", overtake)
         try:
             log_context(known, table, summary, {})
         finally:
             event.remove(SqlDataset, "init", overtake)
     assert met
-    assert len(store.get_run(known).inputs.dataset_inputs) == 2
+    inputs = store.get_run(known).inputs
+    assert inputs
+    assert len(inputs.dataset_inputs) == 2
+
+
+def test_two_first_runs_of_an_experiment_say_which_came_second(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overtaken(*_: object, **__: object) -> None:
+        store.create_experiment("new")
+        store.create_experiment("new")
+
+    monkeypatch.setattr(mlflow, "start_run", overtaken)
+    with (
+        pytest.raises(click.ClickException, match="another run made it just now; run again") as caught,
+        run("test"),
+    ):
+        pass
+    assert "\n" not in caught.value.message
