@@ -160,9 +160,7 @@ def log_context(
             )
         try:
             mlflow.log_input(dataset, context=context)
-        except (
-            MlflowException
-        ):  # another run of the same rows wrote the data set between MLflow's look and its own
+        except MlflowException:  # a run of the same rows wrote the data set after MLflow looked for it
             mlflow.log_input(dataset, context=context)
     environment = {
         "python": platform.python_version(),
