@@ -6,6 +6,7 @@ MLflow does not check the types of MLproject parameters; these options do, befor
 import errno
 import math
 import os
+import re
 import signal
 import sqlite3
 import sys
@@ -27,11 +28,15 @@ class Command(click.Command):
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Parse the arguments; a wrong one raises without the usage text around it."""
-        try:
-            return super().make_context(*args, **kwargs)
+        try:  # `mlflow run -P batch_size=8` appends --batch_size 8
+            return super().make_context(
+                *args, token_normalize_func=lambda name: name.replace("_", "-"), **kwargs
+            )
         except click.UsageError as error:
-            error.ctx = None
-            raise
+            told = error.format_message()
+            if "MLFLOW_RUN_ID" in os.environ:  # by `mlflow run`, where one types names without dashes
+                told = re.sub(r"'?--([A-Za-z-]+)'?", lambda option: option[1].replace("-", "_"), told)
+            raise click.UsageError(told) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; where it could not write, say so without a stack trace.

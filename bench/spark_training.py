@@ -20,9 +20,8 @@ from data.ingest import TABLE
 from data.table import read_table
 from sentiment_model.cleaning import tokenize
 from spark.session import master_option, session
-from training.models.ngram import USES
+from training.parameters import Ngram
 from training.report.metrics import scores_by_source
-from training.settings import Settings
 
 if TYPE_CHECKING:
     from pyspark import RDD
@@ -75,7 +74,7 @@ def memory(peak: dict[str, float]) -> Iterator[None]:
 
 def measure(rows: int, real: pd.DataFrame, master: str, driver_memory: str, steps: int) -> dict[str, object]:
     """Train on so many made-up reviews, with so many steps of each fit at most; return what it cost."""
-    settings = Settings(ngram_max=2, min_df=max(2, rows // 10_000), max_features=1_000_000)
+    parameters = Ngram(ngram_max=2, min_df=max(2, rows // 10_000), max_features=1_000_000)
     peak: dict[str, float] = {}
     seconds: dict[str, float] = {}
 
@@ -144,9 +143,9 @@ def measure(rows: int, real: pd.DataFrame, master: str, driver_memory: str, step
 
         on_spark._sum, on_spark.STEPS = counting, steps
         with lap("features"):
-            counts = count(reviews, settings)
+            counts = count(reviews, parameters)
         with lap("fit"):
-            fitted = on_spark.fit(counts, settings)
+            fitted = on_spark.fit(counts, parameters)
         test = (
             reviews.filter("split = 'test'")
             .select("row", "sentiment", "source")
@@ -162,7 +161,7 @@ def measure(rows: int, real: pd.DataFrame, master: str, driver_memory: str, step
         return {
             "rows": rows,
             "characters": characters,
-            "settings": settings.as_params(USES),
+            "parameters": parameters.used(),
             "master": master,
             "driver_memory": driver_memory,
             "partitions": parts,

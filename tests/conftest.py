@@ -30,7 +30,7 @@ from data.table import build
 from registry.store import RETRIES, connect
 from tests import sizes
 from training.models.ngram_fit import count, fit
-from training.settings import Settings
+from training.parameters import Ngram
 from training.train import Candidate, train
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -49,7 +49,7 @@ os.environ.setdefault(
 )
 # several processes of tests share the cores: threads that spin while they wait would take them from each other
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-SMALL = Settings(ngram_max=2)
+SMALL = Ngram(ngram_max=2)
 # a training in seconds, by `Project.run("python", "-m", *TRAIN, ...)` or `Project.call(*TRAIN, ...)`
 TRAIN = ["training.main", "--source", "some.csv", "--out", "data.csv", "--ngram-max", "1"]
 SKIPS = {"deep": "make env-deep", "spark": "make env-spark"}  # a mark, and what installs what its tests need

@@ -11,6 +11,7 @@ import yaml
 
 from tests.cases import tables
 from tests.conftest import ROOT, Project
+from tests.docs import with_table
 from tests.test_environments import TOGETHER
 
 pytestmark = pytest.mark.medium
@@ -60,6 +61,11 @@ def test_every_mlproject_parameter_is_in_the_reference(entry: str, parameter: st
     default = ENTRY_POINTS[entry]["parameters"][parameter].get("default")
     said = parameter if default is None else f"{parameter}={default}"
     assert f"`{said}`" in row, f"docs/reference.md does not say {entry} {said}"
+
+
+def test_the_table_of_parameters_is_that_of_the_code() -> None:
+    assert with_table(REFERENCE) == REFERENCE, "run 'make docs'"
+    assert "| `ngram_max` |" in REFERENCE
 
 
 def test_the_messages_that_are_explained_are_those_of_the_code() -> None:

@@ -11,12 +11,11 @@ from data.ingest import ingest, log_summary, out_option, read_summary
 from data.options import source_option, test_size_option
 from data.table import read_table
 from registry.store import connect
-from spark.session import master_option
 from training.errors import GateRefused, TrainingError
-from training.models.catalog import kind
-from training.options import limit_option, register_option, settings_options
+from training.models.catalog import model_of
+from training.options import limit_option, register_option
+from training.parameters import choose, parameter_options
 from training.promote import promote as promote_version
-from training.settings import Settings
 from training.steps import PATIENT, run, step
 from training.train import pick, register_candidate, train
 
@@ -25,7 +24,7 @@ from training.train import pick, register_candidate, train
 @source_option
 @test_size_option
 @out_option
-@settings_options
+@parameter_options
 @limit_option
 @register_option
 @click.option(
@@ -35,7 +34,6 @@ from training.train import pick, register_candidate, train
     show_default=True,
     help="gated: unless the gate refuses; always: pass the gate by; never: leave Production alone.",
 )
-@master_option
 def main(
     source: str,
     test_size: float,
@@ -43,13 +41,14 @@ def main(
     limit: int,
     register: str,
     promote: str,
-    **settings: Any,
+    model: str,
+    **given: Any,
 ) -> None:
     """Run the entry point."""
     if register == "no" and promote == "always":
         raise TrainingError("promote=always needs register=yes: only a registered version can be promoted")
-    chosen = Settings(**settings)
-    kind(chosen.model)  # that there is one
+    chosen = choose(model, given)
+    model_of(chosen)  # that what it needs is installed
     client = connect(PATIENT)
     with run("sentiment"):
         with step("ingest", f"reviews from {source}"):

@@ -16,7 +16,7 @@ from registry.store import MODEL_NAME, answering, connect
 from registry.versions import Version, check_examples, fetch, find, in_production
 from training.errors import GateRefused
 from training.gate import Verdict, judge, read_held_out
-from training.options import YES_NO
+from training.parameters import YES_NO
 
 _TRIES = 3
 

@@ -27,18 +27,16 @@ from registry.store import MODEL_NAME, connect
 from registry.versions import register
 from sentiment_model.base import Scorer
 from sentiment_model.contract import answer
-from spark.session import master_option
 from training.artifact import log_model, write_examples
-from training.errors import TrainingError
 from training.gate import HELD_OUT, HELD_OUT_DIGEST
-from training.models.base import Trained, used
-from training.models.catalog import kind
-from training.options import limit_option, register_option, settings_options
+from training.models.base import Trained
+from training.models.catalog import model_of
+from training.options import limit_option, register_option
+from training.parameters import Parameters, choose, parameter_options
 from training.report.card import model_card
 from training.report.explain import confident_mistakes, strongest_ngrams
 from training.report.metrics import scores_by_source
 from training.report.plots import judgement_plots, strongest_ngrams_plot
-from training.settings import Settings
 from training.steps import PATIENT, run, step
 from training.trained_on import TRAINED_ON
 
@@ -57,7 +55,7 @@ class Candidate:
     scores: dict[str, float]
 
 
-def train(table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> Candidate:
+def train(table: pd.DataFrame, summary: dict[str, Any], parameters: Parameters) -> Candidate:
     """Fit, judge and log a model to the active MLflow run.
 
     Parameters
@@ -66,28 +64,20 @@ def train(table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> C
         Columns ``review``, ``sentiment``, ``split`` and ``source``.
     summary : dict
         What ingest said of the data.
-    settings : Settings
+    parameters : Parameters
 
     Raises
     ------
     TrainingError
-        If the kind of model is not known, or it cannot be fitted on these rows.
+        If the model cannot be fitted on these rows, or needs what is not installed.
     """
-    chosen = kind(settings.model)
-    uses = used(chosen, settings)
-    params = settings.as_params(uses)
-    if settings.engine == "spark" and settings.model != "ngram":
-        raise TrainingError(f"engine=spark fits model=ngram alone; model={settings.model} needs engine=local")
-    if ignored := settings.unused(uses):
-        going_on = settings.warm_start and "warm_start" in uses
-        of = f" with warm_start={settings.warm_start}" if going_on else ""
-        click.echo(f"NOTE: model={settings.model}{of} does not use {', '.join(ignored)}", err=True)
+    model = model_of(parameters)
     active = mlflow.active_run()
     assert active is not None  # noqa: S101 -- the entry points start one
     run_id = active.info.run_id
-    log_context(run_id, table, summary, params | {"rows": len(table), "engine": settings.engine})
+    log_context(run_id, table, summary, parameters.used() | {"rows": len(table)})
 
-    trained = chosen.train(table, settings)
+    trained = model.train(table, parameters)
 
     with step("evaluate", "judging rows that the model never saw"):
         judged = table[["sentiment", "split", "source"]].assign(log_odds=trained.log_odds)
@@ -115,8 +105,10 @@ def train(table: pd.DataFrame, summary: dict[str, Any], settings: Settings) -> C
         mlflow.set_tag(MLFLOW_RUN_NOTE, card)
         if trained.weights is not None:
             mlflow.log_artifacts(trained.weights.name, "weights")
-        info = log_model(scorer_folder, trained.packages, params, {"data_sha256": summary["table_sha256"]})
-    tags = version_tags(run_id, scores, settings.model, summary, len(table)) | {HELD_OUT_DIGEST: digest}
+        info = log_model(
+            scorer_folder, trained.packages, parameters.deciding(), {"data_sha256": summary["table_sha256"]}
+        )
+    tags = version_tags(run_id, scores, parameters.model, summary, len(table)) | {HELD_OUT_DIGEST: digest}
     shown = ", ".join(f"{name} {value}" for name, value in tags.items() if name in scores)
     click.echo(f"held out: {shown}")
     return Candidate(f"models:/{info.model_id}", run_id, tags, card, scores)
@@ -249,14 +241,13 @@ def register_candidate(candidate: Candidate) -> int:
     default=TABLE,
     help="The table.  [default: data/imdb.csv]",
 )
-@settings_options
+@parameter_options
 @limit_option
 @register_option
-@master_option
-def main(data: Path, limit: int, register: str, **settings: Any) -> None:
+def main(data: Path, limit: int, register: str, model: str, **given: Any) -> None:
     """Run the entry point."""
-    chosen = Settings(**settings)
-    kind(chosen.model)  # that there is one
+    chosen = choose(model, given)
+    model_of(chosen)  # that what it needs is installed
     table, summary = pick(read_table(data), limit, chosen.seed), read_summary(data)
     connect(PATIENT)
     with run("train"):

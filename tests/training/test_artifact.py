@@ -21,8 +21,8 @@ from tests.test_environments import pins
 from training.artifact import SERVING_PACKAGES, dependency_pins, write_examples
 from training.errors import TrainingError
 from training.models.ngram import PACKAGES, write_scorer
+from training.parameters import Ngram
 from training.report.explain import ngram_table
-from training.settings import Settings
 from training.train import Candidate, train
 
 pytestmark = pytest.mark.medium
@@ -132,14 +132,14 @@ def test_indirect_dependencies_are_followed_through_extras_and_markers() -> None
 def test_the_same_data_and_seed_give_the_same_content(
     model: Path, reviews: pd.DataFrame, tmp_path: Path
 ) -> None:
-    def train_small(settings: Settings = SMALL) -> Candidate:
+    def train_small(settings: Ngram = SMALL) -> Candidate:
         with mlflow.start_run():
             return train(reviews, SUMMARY, settings)
 
     again = digests(artifact(train_small(), tmp_path / "again"))
     assert again["content_digest"] == digests(model)["content_digest"]
     assert again["manifest"] != digests(model)["manifest"]
-    other = digests(artifact(train_small(Settings(ngram_max=1)), tmp_path / "other"))
+    other = digests(artifact(train_small(Ngram(ngram_max=1)), tmp_path / "other"))
     assert other["content_digest"] != digests(model)["content_digest"]
 
 

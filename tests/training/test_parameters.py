@@ -2,7 +2,7 @@
 
 import importlib
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import click
 import pytest
@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from mlflow.tracking import MlflowClient
 
 from tests.conftest import ROOT
-from training.settings import Settings
+from training.errors import TrainingError
+from training.parameters import MODELS, OWN, by_name, choose
 
 ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
 
@@ -23,6 +24,7 @@ def command(entry: str, values: dict[str, str]) -> tuple[click.Command, list[str
     filled = {name: shlex.quote(value) for name, value in (defaults | values).items()}
     python, _, module, *arguments = shlex.split(declared["command"].format(**filled))
     assert python == "python"
+    arguments += [part for name in filled.keys() - defaults.keys() for part in (f"--{name}", values[name])]
     return importlib.import_module(module).main, arguments
 
 
@@ -46,10 +48,10 @@ def test_every_default_of_mlproject_is_accepted_and_the_modules_own(entry: str) 
     }
 
 
-def test_the_settings_are_those_of_mlproject() -> None:
+def test_no_parameter_of_a_model_is_declared() -> None:
+    """For every model, ``mlflow run`` would log it with its default."""
     for entry in ("main", "train"):
-        declared = {name: spec["default"] for name, spec in ENTRY_POINTS[entry]["parameters"].items()}
-        assert {name: declared[name] for name in asdict(Settings())} == asdict(Settings())
+        assert not by_name().keys() & ENTRY_POINTS[entry]["parameters"].keys()
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ def test_the_settings_are_those_of_mlproject() -> None:
         ("main", "seed=-1", "'-1' is not allowed; expected a whole number from 0"),
         ("main", "ngram_max=9", "'9' is not allowed; expected a whole number from 1 to 8"),
         ("main", "min_df=2.5", "'2.5' is not allowed; expected a whole number from 1 up"),
-        ("main", "C=0", "'0' is not allowed; expected a number from 1e-06 to 1000000.0"),
+        ("main", "C=0", "'0' is not allowed; expected a number from 1e-06 to 1000000"),
         ("main", "limit=many", "'many' is not allowed; expected a whole number from 0 up"),
         ("main", "register=maybe", "'maybe' is not one of 'yes', 'no'"),
         ("main", "promote=later", "'later' is not one of 'gated', 'always', 'never'"),
@@ -76,7 +78,7 @@ def test_the_settings_are_those_of_mlproject() -> None:
         ("train", "precision=int4", "'int4' is not one of 'auto', 'float32', 'int8'"),
         ("train", "learning_rate=0", "'0' is not allowed; expected a number from 1e-08 to 1"),
         ("ingest", "test_size=0", "expected a number above 0 and below 1"),
-        ("train", "C=inf", "'inf' is not allowed; expected a number from 1e-06 to 1000000.0"),
+        ("train", "C=inf", "'inf' is not allowed; expected a number from 1e-06 to 1000000"),
         ("main", "limit=1e3", "'1e3' is not allowed; expected a whole number from 0 up"),
         ("train", "data=nothing.csv", "nothing.csv: no such file"),
         ("evaluate", "version=99", "has no version '99'"),
@@ -97,3 +99,80 @@ def test_a_wrong_parameter_is_one_line_and_a_failure(
     assert result.exit_code in (1, 2)
     assert isinstance(result.exception, SystemExit), "no traceback"
     assert store.search_runs(["0"], "attributes.status = 'FINISHED'")[1:] == [], "no work was done"
+
+
+@pytest.mark.parametrize("model", [*MODELS, OWN])
+def test_each_parameter_has_its_type_its_range_and_a_sentence(model: str) -> None:
+    chosen = choose(model, {})
+    for one in fields(chosen):
+        if one.name != "model":
+            default, allowed = getattr(chosen, one.name), one.metadata["allowed"]
+            kind = click.types.convert_type(allowed)
+            assert kind.convert(str(default), None, None) == default
+            assert one.metadata["what"].endswith(".")
+
+
+@pytest.mark.parametrize(("model", "name"), [(m, name) for m in (*MODELS, OWN) for name in by_name()])
+def test_a_model_takes_its_own_parameters_and_names_them_for_any_other(model: str, name: str) -> None:
+    parameter, models = by_name()[name]
+    if model in models:
+        beside = {"engine": "spark"} if name == "master" else {}
+        assert asdict(choose(model, {name: parameter.default} | beside))[name] == parameter.default
+    else:
+        with pytest.raises(TrainingError, match=f"^model={model} has no parameter {name}; it has ") as told:
+            choose(model, {name: parameter.default})
+        for own, (_, which) in by_name().items():
+            assert (own in told.value.message.split("; it has ")[1].split(", ")) == (model in which)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "says"),
+    [
+        ("ngram", {"master": "yarn"}, "master needs engine=spark; leave it out"),
+        (
+            "stack",
+            {"warm_start": 3, "epochs": 7, "alpha": 0.2},
+            "epochs comes with the transformer of version 3 (warm_start); leave it out",
+        ),
+    ],
+)
+def test_a_parameter_without_an_effect_is_refused(model: str, given: dict[str, object], says: str) -> None:
+    with pytest.raises(TrainingError) as told:
+        choose(model, given)
+    assert told.value.message == says
+
+
+def test_the_run_page_shows_what_is_used() -> None:
+    assert "master" not in choose("ngram", {}).used()
+    cold, warm = choose("stack", {}).used(), choose("stack", {"warm_start": 3}).used()
+    assert cold.keys() - warm.keys() == {
+        "weights",
+        "max_tokens",
+        "precision",
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "checkpoints",
+    }
+
+
+def test_where_a_model_was_fitted_is_not_what_was_fitted() -> None:
+    on_spark = choose("ngram", {"engine": "spark", "master": "yarn"})
+    assert on_spark.deciding() == choose("ngram", {}).deciding()
+    assert on_spark.used()["master"] == "yarn"
+    assert "checkpoints" not in choose("transformer", {}).deciding()
+
+
+def test_mlflow_run_hands_a_models_parameters_on_as_they_are_typed(store: MlflowClient) -> None:
+    """Beside those that MLproject declares; the error names the parameter as it was typed."""
+    main, arguments = command("train", {"model": "transformer"})
+    declared = main.make_context("train", [*arguments, "--batch_size", "8"]).params
+    assert declared["batch_size"] == 8
+    for extra, says in (
+        (["--batch_size", "0"], "Error: Invalid value for batch_size: '0' is not allowed"),
+        (["--batch_sise", "8"], "Error: No such option batch_sise. (Did you mean one of: batch_size,"),
+    ):
+        told = CliRunner().invoke(main, [*arguments, *extra], env={"MLFLOW_RUN_ID": "x"})
+        assert told.output.startswith(says)
+    told = CliRunner().invoke(main, [*arguments, "--batch-size", "0"])
+    assert told.output.startswith("Error: Invalid value for '--batch-size': '0' is not allowed")

@@ -10,7 +10,6 @@ import pandas as pd
 from mlflow.tracking import MlflowClient
 
 from tests.conftest import SMALL
-from training.models.ngram import USES
 from training.train import Candidate
 
 
@@ -18,7 +17,7 @@ def test_the_run_tells_the_whole_story(
     store: MlflowClient, candidate: Candidate, reviews: pd.DataFrame
 ) -> None:
     run = store.get_run(candidate.run_id)
-    expected = SMALL.as_params(USES) | {"rows": 1200, "engine": "local"}
+    expected = SMALL.used() | {"rows": 1200}
     assert run.data.params == {name: str(value) for name, value in expected.items()}
     names = {"model", "ngram_max", "min_df", "max_features", "alpha", "C", "seed", "rows", "engine"}
     assert set(expected) == names

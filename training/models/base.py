@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,6 @@ from sklearn.pipeline import Pipeline
 
 from sentiment_model.base import Scorer
 from sentiment_model.scorers import load
-from training.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -58,20 +57,18 @@ class Trained:
     earlier: pd.Series | None = None
 
 
-class Kind(Protocol):
-    """A module that fits a kind of model."""
+class Model(Protocol):
+    """A module that fits a model."""
 
-    USES: tuple[str, ...]
-    """The settings that it uses."""
+    def train(self, table: pd.DataFrame, parameters: Any) -> Trained:
+        """Fit on ``table``, of columns ``review``, ``sentiment``, ``split`` and ``source``.
 
-    def train(self, table: pd.DataFrame, settings: Settings) -> Trained:
-        """Fit on ``table``, of columns ``review``, ``sentiment``, ``split`` and ``source``."""
-
-
-def used(kind: Kind, settings: Settings) -> list[str]:
-    """Return the settings that a kind uses: of a version to go on from, none that come with it (``COMES_WITH_VERSION``)."""
-    skipped = getattr(kind, "COMES_WITH_VERSION", ()) if settings.warm_start else ()
-    return [name for name in kind.USES if name not in skipped]
+        Parameters
+        ----------
+        table : DataFrame
+        parameters : Parameters
+            Of the model's own class in :mod:`training.parameters`.
+        """
 
 
 def copy_scorer(made: TemporaryDirectory[str], folder: Path, check_on: pd.Series) -> Scorer:

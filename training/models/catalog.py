@@ -1,43 +1,38 @@
-"""The models by name.
+"""The module that fits each model.
 
-To add one, write a module that offers what :class:`training.models.base.Kind` says, write a scorer and name it in
-:data:`sentiment_model.scorers.SCORERS`, and add a line here.
+To add a model, write a class of its parameters in :mod:`training.parameters`, a module that offers what
+:class:`training.models.base.Model` says and a line here, and for serving a scorer in :data:`sentiment_model.scorers.SCORERS`.
 """
 
 import importlib
-import re
 from typing import cast
 
+from training import parameters
 from training.errors import TrainingError
-from training.models.base import Kind
+from training.models.base import Model
 
-KINDS = {
-    "ngram": "training.models.ngram",
-    "hashing": "training.models.hashing",
-    "embedding": "training.models.embedding",
-    "transformer": "training.models.transformer",
-    "stack": "training.models.stack",
+FITTED_BY: dict[type[parameters.Parameters], str] = {
+    parameters.Ngram: "training.models.ngram",
+    parameters.Hashing: "training.models.hashing",
+    parameters.Embedding: "training.models.embedding",
+    parameters.Transformer: "training.models.transformer",
+    parameters.Stack: "training.models.stack",
+    parameters.Own: "training.models.pipeline",
 }
-OWN = "training.models.pipeline"  # of a function of the user's, path.to.module:function
 
 
-def kind(name: str) -> Kind:
-    """Return the module that fits a kind of model.
+def model_of(chosen: parameters.Parameters) -> Model:
+    """Return the module that fits a model with these parameters.
 
     Raises
     ------
     TrainingError
-        If there is no such kind, or what it needs is not installed.
+        If what it needs is not installed.
     """
-    module = KINDS.get(name) or (OWN if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name) else None)
-    if module is None:
-        raise TrainingError(
-            f"model is {name[:80]!r}; expected {', '.join(KINDS)}, or path.to.module:function of your own"
-        )
     try:
-        return cast(Kind, importlib.import_module(module))
+        return cast(Model, importlib.import_module(FITTED_BY[type(chosen)]))
     except ModuleNotFoundError as error:
         raise TrainingError(
-            f"model={name} needs {error.name}, which is not installed: run 'make env-deep', or python -m pip install -r "
+            f"model={chosen.model} needs {error.name}, which is not installed: run 'make env-deep', or python -m pip install -r "
             "requirements/deep.txt"
         ) from None

@@ -5,8 +5,9 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import click
@@ -27,8 +28,8 @@ from training.errors import TrainingError, one_line
 from training.models.calibration import LengthCalibration
 from training.models.encoder import Classifier, device, failures_told, score
 from training.models.pretrained import find_weights
+from training.parameters import Transformer
 from training.report.metrics import accuracy_and_log_loss
-from training.settings import Settings
 
 WARM_UP, WEIGHT_DECAY, CLIP = 0.06, 0.01, 1.0
 WINDOWS = 0.25  # the share of long texts of which a window at random is shown, in place of head and tail
@@ -40,20 +41,24 @@ LOG_STEPS = 20
 
 
 @contextmanager
-def checkpoint(table: pd.DataFrame, settings: Settings, uses: Sequence[str]) -> Iterator[Path | None]:
+def checkpoint(table: pd.DataFrame, parameters: Transformer) -> Iterator[Path | None]:
     """Give the file in which this training, and no other, is kept while it lasts; none if another run has it now.
 
     It is removed when the block ends well.
     """
+    names = [one.name for one in fields(Transformer) if one.name != "checkpoints"]
+    tuned = {
+        name: getattr(parameters, name) for name in names
+    }  # of a stack, not what n-grams are fitted with
     digest = hashlib.sha256(torch.__version__.encode())
-    digest.update(json.dumps(settings.as_params(uses), sort_keys=True).encode())
+    digest.update(json.dumps(tuned, sort_keys=True).encode())
     for column in ("review", "sentiment", "split"):
         digest.update("\0".join(table[column]).encode("utf-8", "surrogatepass"))
-    weights = find_weights(settings.weights)
+    weights = find_weights(parameters.weights)
     if isinstance(weights, Path):
         for file in sorted([*weights.glob("*.safetensors"), *weights.glob("*.json")]):
             digest.update(file_digest(file).encode())
-    path = Path(settings.checkpoints, f"{digest.hexdigest()[:16]}.safetensors")
+    path = Path(parameters.checkpoints, f"{digest.hexdigest()[:16]}.safetensors")
     lock = FileLock(path.with_suffix(".lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +69,7 @@ def checkpoint(table: pd.DataFrame, settings: Settings, uses: Sequence[str]) -> 
         return
     except OSError as error:
         raise TrainingError(
-            f"checkpoints={settings.checkpoints}: no checkpoint can be kept there ({one_line(error)})"
+            f"checkpoints={parameters.checkpoints}: no checkpoint can be kept there ({one_line(error)})"
         ) from None
     try:
         yield path
@@ -85,7 +90,7 @@ class FineTuning:
     classifier : Classifier
         Ends with the best weights.
     tokens : Tokens
-    settings : Settings
+    parameters : Transformer
     kept : Path, optional
         Where the checkpoint is kept.
 
@@ -96,19 +101,21 @@ class FineTuning:
         That were taken.
     """
 
-    def __init__(self, classifier: Classifier, tokens: Tokens, settings: Settings, kept: Path | None) -> None:
+    def __init__(
+        self, classifier: Classifier, tokens: Tokens, parameters: Transformer, kept: Path | None
+    ) -> None:
         self.steps = 0
         self._device = device()
         self.classifier = classifier
         self._tokens = tokens
-        self._settings = settings
+        self._parameters = parameters
         self._kept = kept
         decayed = [p for p in classifier.parameters() if p.ndim > 1]
         others = [p for p in classifier.parameters() if p.ndim <= 1]
-        self._parameters = [*decayed, *others]
+        self._tensors = [*decayed, *others]
         self._optimizer = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}],
-            lr=settings.learning_rate,
+            lr=parameters.learning_rate,
             fused=True,
         )
         half = (
@@ -142,11 +149,11 @@ class FineTuning:
         TrainingError
             If memory does not suffice, a GPU fails, or the loss is no number any more.
         """
-        settings = self._settings
-        an_epoch = math.ceil(len(rows) / settings.batch_size)
-        total = an_epoch * settings.epochs
+        parameters = self._parameters
+        an_epoch = math.ceil(len(rows) / parameters.batch_size)
+        total = an_epoch * parameters.epochs
         evaluate_each = max(1, an_epoch // EVALUATIONS)
-        texts = f"{settings.batch_size} texts of {settings.max_tokens} tokens"
+        texts = f"{parameters.batch_size} texts of {parameters.max_tokens} tokens"
         with failures_told(texts, "batch_size or max_tokens", lambda: self.steps):
             self.classifier.to(self._device)
             self._resume()
@@ -183,8 +190,8 @@ class FineTuning:
 
     def _plan(self, rows: list[list[int]], epoch: int) -> list[np.ndarray]:
         """Return the batches of an epoch: at random, but of about the same length each."""
-        random = np.random.default_rng([self._settings.seed, epoch])
-        size = self._settings.batch_size
+        random = np.random.default_rng([self._parameters.seed, epoch])
+        size = self._parameters.batch_size
         lengths = np.minimum([len(row) for row in rows], self._tokens.room)
         order = random.permutation(len(rows))
         plan: list[np.ndarray] = []
@@ -196,12 +203,12 @@ class FineTuning:
         return plan
 
     def _step(self, rows: list[list[int]], y: np.ndarray, batch: np.ndarray, total: int) -> float:
-        random = np.random.default_rng([self._settings.seed, 1, self.steps])
+        random = np.random.default_rng([self._parameters.seed, 1, self.steps])
         torch.manual_seed(int(random.integers(2**63)))
         warm_up = max(1, round(WARM_UP * total))
         rate = min((self.steps + 1) / warm_up, (total - self.steps) / max(1, total - warm_up))
         for group in self._optimizer.param_groups:
-            group["lr"] = self._settings.learning_rate * rate
+            group["lr"] = self._parameters.learning_rate * rate
         ((numbers, ids, mask),) = batches([self._shown(rows[row], random) for row in batch], len(batch))
         wanted = torch.from_numpy(y[batch][numbers].astype(np.float32)).to(self._device)
         self.classifier.train()
@@ -213,7 +220,7 @@ class FineTuning:
         self._stop_if_no_number(loss.item(), "the loss")
         self._scaler.scale(loss).backward()
         self._scaler.unscale_(self._optimizer)
-        nn.utils.clip_grad_norm_(self._parameters, CLIP)
+        nn.utils.clip_grad_norm_(self._tensors, CLIP)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
@@ -244,7 +251,7 @@ class FineTuning:
     def _stop_if_no_number(self, value: float, what: str) -> None:
         if not math.isfinite(value):
             raise TrainingError(
-                f"{what} is {value} in step {self.steps}; lower learning_rate ({self._settings.learning_rate:g})"
+                f"{what} is {value} in step {self.steps}; lower learning_rate ({self._parameters.learning_rate:g})"
             )
 
     def _log(self, **values: float) -> None:
@@ -258,7 +265,7 @@ class FineTuning:
             return
         tensors = {f"now.{name}": value for name, value in self.classifier.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self._best.items()}
-        for number, parameter in enumerate(self._parameters):
+        for number, parameter in enumerate(self._tensors):
             for name, value in self._optimizer.state[parameter].items():
                 tensors[f"optimizer.{number}.{name}"] = value
         state = {
@@ -286,7 +293,7 @@ class FineTuning:
         self.classifier.load_state_dict(of["now"])
         for name, value in of["optimizer"].items():
             number, _, of_it = name.partition(".")
-            self._optimizer.state[self._parameters[int(number)]][of_it] = value
+            self._optimizer.state[self._tensors[int(number)]][of_it] = value
         self._scaler.load_state_dict(state["scaler"])
         steps, best_loss, without_better = state["steps"], state["best_loss"], state["without_better"]
         curves = [(name, value, at) for name, value, at in state["curves"]]

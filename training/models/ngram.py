@@ -18,18 +18,20 @@ from training.artifact import write_settings
 from training.errors import TrainingError
 from training.models.base import Trained
 from training.models.ngram_fit import RATIO_POWER, Fit, count, fit
+from training.parameters import LogCountRatios, Ngram
 from training.report.explain import ngram_table
-from training.settings import Settings
 from training.steps import step
 
-USES = ("ngram_max", "min_df", "max_features", "alpha", "C", "seed")
 PACKAGES = ("numba",)
 TOLERANCE = 1e-6  # of a probability
 
 
-def train(table: pd.DataFrame, settings: Settings) -> Trained:
+def train(table: pd.DataFrame, parameters: LogCountRatios) -> Trained:
     """Count and fit on this machine or, with ``engine=spark``, on Apache Spark."""
-    fitted = _fit_on_spark(table, settings) if settings.engine == "spark" else _fit_here(table, settings)
+    if isinstance(parameters, Ngram) and parameters.engine == "spark":
+        fitted = _fit_on_spark(table, parameters)
+    else:
+        fitted = _fit_here(table, parameters)
     log_odds = np.empty(len(table))
     for split, found in (("train", fitted.cross_validated), ("test", fitted.held_out)):
         log_odds[table["split"] == split] = found
@@ -38,7 +40,7 @@ def train(table: pd.DataFrame, settings: Settings) -> Trained:
         log_odds=log_odds,
         seen=np.ones(len(table), bool),
         judged="cross-validation",
-        recipe=recipe(settings),
+        recipe=recipe(parameters),
         export=partial(write_scorer, fitted.pipeline, weights),
         packages=PACKAGES,
         pipeline=fitted.pipeline,
@@ -46,34 +48,34 @@ def train(table: pd.DataFrame, settings: Settings) -> Trained:
     )
 
 
-def _fit_here(table: pd.DataFrame, settings: Settings) -> Fit:
+def _fit_here(table: pd.DataFrame, parameters: LogCountRatios) -> Fit:
     with step("features", f"counting n-grams of {len(table):,} reviews"):
-        counter, counts = count(table, settings)
+        counter, counts = count(table, parameters)
     with step("fit", f"cross-validating and fitting on {counts.shape[1]:,} n-grams"):
-        return fit(table, counter, counts, settings)
+        return fit(table, counter, counts, parameters)
 
 
-def _fit_on_spark(table: pd.DataFrame, settings: Settings) -> Fit:
-    with session(settings.master, "train") as spark:
+def _fit_on_spark(table: pd.DataFrame, parameters: Ngram) -> Fit:
+    with session(parameters.master, "train") as spark:
         # they import PySpark, which need not be installed
         from training.models.ngram_spark import fit as fit_on_spark
         from training.models.ngram_spark_counts import count as count_on_spark
         from training.models.ngram_spark_counts import reviews_of
 
-        with step("features", f"counting n-grams of {len(table):,} reviews on {settings.master}"):
-            counts = count_on_spark(reviews_of(spark, table), settings)
+        with step("features", f"counting n-grams of {len(table):,} reviews on {parameters.master}"):
+            counts = count_on_spark(reviews_of(spark, table), parameters)
         with step("fit", f"cross-validating and fitting on {len(counts.names):,} n-grams"):
-            return fit_on_spark(counts, settings)
+            return fit_on_spark(counts, parameters)
 
 
-def recipe(settings: Settings) -> str:
+def recipe(parameters: LogCountRatios) -> str:
     """Return what the model is, in a sentence."""
-    most = f"at most {settings.max_features:,} " if settings.max_features else ""
+    most = f"at most {parameters.max_features:,} " if parameters.max_features else ""
     return (
-        f"Cleaning, TF-IDF over {most}1- to {settings.ngram_max}-grams of words and punctuation (binary term "
-        f"frequency, min_df {settings.min_df}), Naive-Bayes log-count ratios (Wang & Manning 2012; smoothing "
-        f"{settings.alpha:g}, to the power of {RATIO_POWER:g}), logistic "
-        f"regression (C = {settings.C:g}), calibration by length on cross-validated scores; seed {settings.seed}."
+        f"Cleaning, TF-IDF over {most}1- to {parameters.ngram_max}-grams of words and punctuation (binary term "
+        f"frequency, min_df {parameters.min_df}), Naive-Bayes log-count ratios (Wang & Manning 2012; smoothing "
+        f"{parameters.alpha:g}, to the power of {RATIO_POWER:g}), logistic "
+        f"regression (C = {parameters.C:g}), calibration by length on cross-validated scores; seed {parameters.seed}."
     )
 
 

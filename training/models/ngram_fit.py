@@ -18,10 +18,10 @@ from tqdm import tqdm
 from training.errors import TrainingError
 from training.models.calibration import CalibratedClassifier, LengthCalibration
 from training.models.features import LogCountRatio, MinDocumentFrequency, count_ngrams
-from training.settings import Settings
+from training.parameters import LogCountRatios
 
 FOLDS = 5
-RATIO_POWER = 0.75  # chosen by cross-validation, like the defaults of Settings
+RATIO_POWER = 0.75  # chosen by cross-validation, like the defaults of the parameters
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Fit:
     held_out: np.ndarray
 
 
-def count(table: pd.DataFrame, settings: Settings) -> tuple[CountVectorizer, sp.csr_matrix]:
+def count(table: pd.DataFrame, parameters: LogCountRatios) -> tuple[CountVectorizer, sp.csr_matrix]:
     """Return the fitted n-gram counter and its matrix of shape (n_rows, n_ngrams).
 
     Raises
@@ -52,8 +52,8 @@ def count(table: pd.DataFrame, settings: Settings) -> tuple[CountVectorizer, sp.
         If a split lacks a class, or no n-gram is frequent enough.
     """
     check_labels(table.value_counts(["split", "sentiment"]))
-    with too_rare(settings):
-        return count_ngrams(table["review"].tolist(), settings.ngram_max, settings.min_df)
+    with too_rare(parameters):
+        return count_ngrams(table["review"].tolist(), parameters.ngram_max, parameters.min_df)
 
 
 def check_labels(rows: pd.Series) -> None:
@@ -75,8 +75,8 @@ def check_labels(rows: pd.Series) -> None:
 
 
 @contextmanager
-def too_rare(settings: Settings) -> Iterator[None]:
-    """Say of a ``ValueError`` which settings leave no n-gram.
+def too_rare(parameters: LogCountRatios) -> Iterator[None]:
+    """Say of a ``ValueError`` which parameters leave no n-gram.
 
     Raises
     ------
@@ -87,12 +87,14 @@ def too_rare(settings: Settings) -> Iterator[None]:
         yield
     except ValueError as error:
         raise TrainingError(
-            f"no n-gram stands in min_df={settings.min_df} reviews of every part of the data, or none is left "
-            f"of max_features={settings.max_features} ({error}); lower the one or raise the other"
+            f"no n-gram stands in min_df={parameters.min_df} reviews of every part of the data, or none is left "
+            f"of max_features={parameters.max_features} ({error}); lower the one or raise the other"
         ) from None
 
 
-def fit(table: pd.DataFrame, counter: CountVectorizer, counts: sp.csr_matrix, settings: Settings) -> Fit:
+def fit(
+    table: pd.DataFrame, counter: CountVectorizer, counts: sp.csr_matrix, parameters: LogCountRatios
+) -> Fit:
     """Fit, calibrate and refit.
 
     The calibration is learnt from scores of training rows by models that had not seen them.
@@ -103,22 +105,22 @@ def fit(table: pd.DataFrame, counter: CountVectorizer, counts: sp.csr_matrix, se
         Columns ``sentiment``, ``split`` and ``source``.
     counter, counts
         What :func:`count` returned for ``table``.
-    settings : Settings
+    parameters : LogCountRatios
     """
     y = (table["sentiment"] == "positive").to_numpy()
     train, test = (np.flatnonzero(table["split"] == split) for split in ("train", "test"))
     strata = (table["sentiment"] + table["source"]).iloc[train]
     if strata.value_counts().min() < FOLDS:
         strata = table["sentiment"].iloc[train]
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=settings.seed)
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=parameters.seed)
     splits = [(train, test)]
     splits += [(train[rest], train[fold]) for rest, fold in folds.split(train, strata)]
     # liblinear gives up the interpreter lock: threads use every core and share the matrix
     work = joblib.Parallel(n_jobs=-1, backend="threading", return_as="generator")
-    tasks = [joblib.delayed(_fit)(counts, y, np.arange(len(y)), settings)]
-    tasks += [joblib.delayed(judge)(counts, y, seen, unseen, settings) for seen, unseen in splits]
+    tasks = [joblib.delayed(_fit)(counts, y, np.arange(len(y)), parameters)]
+    tasks += [joblib.delayed(judge)(counts, y, seen, unseen, parameters) for seen, unseen in splits]
     # how sums are rounded depends on the number of BLAS threads: one, for the same model on any number of cores
-    with too_rare(settings), threadpool_limits(1):
+    with too_rare(parameters), threadpool_limits(1):
         final, held_out, *left_out = tqdm(work(tasks), total=len(tasks), desc="fits", disable=None)
     scores, known = np.empty(len(y)), np.empty(len(y))
     for (_, unseen), judged in zip(splits, (held_out, *left_out), strict=True):
@@ -138,19 +140,19 @@ def fit(table: pd.DataFrame, counter: CountVectorizer, counts: sp.csr_matrix, se
     )
 
 
-def _fit(counts: sp.csr_matrix, y: np.ndarray, rows: np.ndarray, settings: Settings) -> Pipeline:
+def _fit(counts: sp.csr_matrix, y: np.ndarray, rows: np.ndarray, parameters: LogCountRatios) -> Pipeline:
     linear = make_pipeline(
-        MinDocumentFrequency(settings.min_df, settings.max_features),
+        MinDocumentFrequency(parameters.min_df, parameters.max_features),
         TfidfTransformer(),
-        LogCountRatio(settings.alpha, power=RATIO_POWER),
+        LogCountRatio(parameters.alpha, power=RATIO_POWER),
         # on the primal: on the dual it would draw at random, and all threads share liblinear's one generator
-        LogisticRegression(C=settings.C, solver="liblinear", tol=1e-3, random_state=settings.seed),
+        LogisticRegression(C=parameters.C, solver="liblinear", tol=1e-3, random_state=parameters.seed),
     )
     return linear.fit(counts[rows], y[rows])
 
 
 def judge(
-    counts: sp.csr_matrix, y: np.ndarray, seen: np.ndarray, unseen: np.ndarray, settings: Settings
+    counts: sp.csr_matrix, y: np.ndarray, seen: np.ndarray, unseen: np.ndarray, parameters: LogCountRatios
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit on the rows ``seen``; return the linear scores of the rows ``unseen``, and how many of their n-grams were known.
 
@@ -160,8 +162,8 @@ def judge(
     y : ndarray of bool of shape (n_rows,)
     seen, unseen : ndarray of int
         Row numbers.
-    settings : Settings
+    parameters : LogCountRatios
     """
-    fitted = _fit(counts, y, seen, settings)
+    fitted = _fit(counts, y, seen, parameters)
     features = fitted[:2].transform(counts[unseen])
     return fitted[2:].decision_function(features), np.diff(features.indptr)

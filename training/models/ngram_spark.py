@@ -29,7 +29,7 @@ from training.models.calibration import CalibratedClassifier, LengthCalibration
 from training.models.features import LogCountRatio, MinDocumentFrequency, log_count_ratio, raised_min_df
 from training.models.ngram_fit import RATIO_POWER, Fit, too_rare
 from training.models.ngram_spark_counts import SEEN, TEST, Block, Counts
-from training.settings import Settings
+from training.parameters import LogCountRatios
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the executors need not have this project
 
@@ -37,7 +37,7 @@ TOLERANCE = 1e-5  # of the objective, relative: its cross-validated log loss is 
 STEPS = 100  # at most; some 30 are needed
 
 
-def fit(counts: Counts, settings: Settings) -> Fit:
+def fit(counts: Counts, parameters: LogCountRatios) -> Fit:
     """Fit, calibrate and refit, as :func:`training.models.ngram_fit.fit` does, with folds drawn by a hash of the row's number.
 
     The objective is that of scikit-learn's liblinear: its gradient is summed by Spark, SciPy's L-BFGS on the
@@ -47,7 +47,7 @@ def fit(counts: Counts, settings: Settings) -> Fit:
     Parameters
     ----------
     counts : Counts
-    settings : Settings
+    parameters : LogCountRatios
 
     Raises
     ------
@@ -58,8 +58,8 @@ def fit(counts: Counts, settings: Settings) -> Fit:
     """
     # two at a time: while the driver makes a step of one, the executors sum for the other
     work = joblib.Parallel(n_jobs=2, backend="threading", return_as="generator")
-    tasks = [joblib.delayed(_fit)(counts, seen, settings) for seen in SEEN.astype(bool)]
-    with told("training on Spark failed"), too_rare(settings), threadpool_limits(1):
+    tasks = [joblib.delayed(_fit)(counts, seen, parameters) for seen in SEEN.astype(bool)]
+    with told("training on Spark failed"), too_rare(parameters), threadpool_limits(1):
         final, held_out, *left_out = tqdm(work(tasks), total=len(tasks), desc="fits", disable=None)
         judged = [_judge(counts, group, one) for group, one in ((TEST, held_out), *enumerate(left_out))]
     test, train = judged[0], pd.concat(judged[1:]).sort_values("row")
@@ -67,9 +67,9 @@ def fit(counts: Counts, settings: Settings) -> Fit:
         *(train[name].to_numpy() for name in ("score", "known", "positive"))
     )
     counter = CountVectorizer(
-        analyzer=partial(ngrams, ngram_max=settings.ngram_max),
+        analyzer=partial(ngrams, ngram_max=parameters.ngram_max),
         binary=True,
-        min_df=settings.min_df,
+        min_df=parameters.min_df,
         dtype=np.float64,
     )
     counter.vocabulary_ = {name: column for column, name in enumerate(counts.names.to_pylist())}
@@ -87,15 +87,15 @@ def fit(counts: Counts, settings: Settings) -> Fit:
     )
 
 
-def _fit(counts: Counts, seen: np.ndarray, settings: Settings) -> Pipeline:
+def _fit(counts: Counts, seen: np.ndarray, parameters: LogCountRatios) -> Pipeline:
     """Return what :func:`training.models.ngram_fit._fit` returns, from the rows of the groups that are ``seen``."""
-    frequent = MinDocumentFrequency(settings.min_df, settings.max_features)
-    tfidf, ratio = TfidfTransformer(), LogCountRatio(settings.alpha, power=RATIO_POWER)
-    regression = LogisticRegression(C=settings.C, solver="liblinear")
+    frequent = MinDocumentFrequency(parameters.min_df, parameters.max_features)
+    tfidf, ratio = TfidfTransformer(), LogCountRatio(parameters.alpha, power=RATIO_POWER)
+    regression = LogisticRegression(C=parameters.C, solver="liblinear")
     n_rows, frequency = counts.rows[seen].sum(), counts.frequency[:, seen].sum(axis=1)
 
     frequent.n_features_in_, frequent.document_frequency_ = len(frequency), frequency
-    frequent.min_df_ = raised_min_df(frequency, settings.min_df, settings.max_features)
+    frequent.min_df_ = raised_min_df(frequency, parameters.min_df, parameters.max_features)
     mask = frequent.get_support()
     if not mask.any():
         raise ValueError(f"no feature occurs in {frequent.min_df_} of {n_rows} samples")
@@ -112,11 +112,11 @@ def _fit(counts: Counts, seen: np.ndarray, settings: Settings) -> Pipeline:
         raise TrainingError("a part of the data has one class alone; give more rows (limit) or another seed")
     ratio.classes_ = regression.classes_ = np.array([False, True])
     ratio.log_count_ratio_ = log_count_ratio(
-        positive[mask] * tfidf.idf_, negative[mask] * tfidf.idf_, settings.alpha, RATIO_POWER
+        positive[mask] * tfidf.idf_, negative[mask] * tfidf.idf_, parameters.alpha, RATIO_POWER
     )
     ratio.n_features_in_ = regression.n_features_in_ = mask.sum()
     scale = tfidf.idf_ * ratio.log_count_ratio_
-    strength = 1 / (settings.C * n_rows)
+    strength = 1 / (parameters.C * n_rows)
 
     def objective(coefficients: np.ndarray) -> tuple[float, np.ndarray]:
         weights = np.zeros(len(idf) + 1)  # the last is the intercept

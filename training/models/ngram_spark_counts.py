@@ -33,7 +33,7 @@ from sentiment_model import cleaning
 from spark.session import told
 from training.models.features import raised_min_df
 from training.models.ngram_fit import FOLDS, check_labels, too_rare
-from training.settings import Settings
+from training.parameters import LogCountRatios
 
 for ours in (cleaning, sys.modules[__name__]):
     cloudpickle.register_pickle_by_value(ours)  # the executors need not have this project
@@ -81,14 +81,14 @@ def reviews_of(spark: SparkSession, table: pd.DataFrame) -> DataFrame:
     return found
 
 
-def count(reviews: DataFrame, settings: Settings) -> Counts:
+def count(reviews: DataFrame, parameters: LogCountRatios) -> Counts:
     """Count the n-grams that are frequent enough, level by level as :func:`training.models.features.count_ngrams` does.
 
     Parameters
     ----------
     reviews : DataFrame
         Columns ``row`` (a number of its own for each), ``review``, ``sentiment``, ``split`` and ``source``.
-    settings : Settings
+    parameters : LogCountRatios
 
     Raises
     ------
@@ -106,7 +106,7 @@ def count(reviews: DataFrame, settings: Settings) -> Counts:
         spark = reviews.sparkSession.sparkContext
         labels = reviews.groupBy("split", "sentiment").count().toPandas()
         check_labels(labels.set_index(["split", "sentiment"])["count"])
-        fold = pmod(xxhash64("row", lit(settings.seed)), lit(FOLDS)).cast("int")
+        fold = pmod(xxhash64("row", lit(parameters.seed)), lit(FOLDS)).cast("int")
         tokens = reviews.select(
             col("row").cast("long"),
             when(col("split") == "test", TEST).otherwise(fold).alias("group"),
@@ -118,7 +118,7 @@ def count(reviews: DataFrame, settings: Settings) -> Counts:
             rows[group] = number
 
         words, frequency = _frequent(
-            tokens.select(explode(array_distinct("tokens")).alias("ngram"), "group"), settings
+            tokens.select(explode(array_distinct("tokens")).alias("ngram"), "group"), parameters
         )
         levels: list[np.ndarray] = []
         numbered = tokens.mapInArrow(
@@ -126,10 +126,10 @@ def count(reviews: DataFrame, settings: Settings) -> Counts:
             "row long, group int, positive boolean, words array<int>",
         ).persist()
         terms, last_word, vocabulary = words, np.arange(len(words)), [words]
-        for _ in range(1, settings.ngram_max):
+        for _ in range(1, parameters.ngram_max):
             known = spark.broadcast((len(words), levels))
             found = numbered.mapInArrow(partial(_candidates, known), "ngram long, group int")
-            column, often = _frequent(found, settings)
+            column, often = _frequent(found, parameters)
             keys = column.to_numpy()
             prefix, suffix = np.divmod(keys, max(len(terms), 1))
             last_word = last_word[suffix]
@@ -141,10 +141,10 @@ def count(reviews: DataFrame, settings: Settings) -> Counts:
             frequency = np.concatenate([frequency, often])
 
         names = pa.concat_arrays(vocabulary)
-        kept = np.flatnonzero(_kept(frequency, settings).any(axis=1))
-        with too_rare(settings):
+        kept = np.flatnonzero(_kept(frequency, parameters).any(axis=1))
+        with too_rare(parameters):
             if not len(kept):
-                raise ValueError(f"no n-gram stands in {settings.min_df} of {rows.sum()} reviews")
+                raise ValueError(f"no n-gram stands in {parameters.min_df} of {rows.sum()} reviews")
         kept = kept[pc.sort_indices(names.take(kept)).to_numpy()]
         columns = np.full(len(names), -1, dtype=np.int32)
         columns[kept] = np.arange(len(kept))
@@ -157,7 +157,7 @@ def count(reviews: DataFrame, settings: Settings) -> Counts:
     return Counts(names.take(kept), frequency[kept], rows, blocks)
 
 
-def _frequent(found: DataFrame, settings: Settings) -> tuple[pa.Array, np.ndarray]:
+def _frequent(found: DataFrame, parameters: LogCountRatios) -> tuple[pa.Array, np.ndarray]:
     """Return the n-grams, in order, that may be kept, and in how many reviews of each group they stand.
 
     A threshold that ``max_features`` raises for n-grams of one length is no higher for all of them.
@@ -166,24 +166,24 @@ def _frequent(found: DataFrame, settings: Settings) -> tuple[pa.Array, np.ndarra
     counted = (
         found.groupBy("ngram")
         .agg(*groups)
-        .filter(f"{'+'.join(f'`{g}`' for g in range(TEST + 1))} >= {settings.min_df}")
+        .filter(f"{'+'.join(f'`{g}`' for g in range(TEST + 1))} >= {parameters.min_df}")
     )
     table = counted.toArrow().sort_by("ngram")
     frequency = np.column_stack([column.to_numpy() for column in table.columns[1:]])
-    kept = _kept(frequency, settings).any(axis=1)
+    kept = _kept(frequency, parameters).any(axis=1)
     names = table["ngram"].combine_chunks()
     if pa.types.is_string(names.type):
         names = names.cast(pa.large_string())
     return names.filter(pa.array(kept)), frequency[kept]
 
 
-def _kept(frequency: np.ndarray, settings: Settings) -> np.ndarray:
+def _kept(frequency: np.ndarray, parameters: LogCountRatios) -> np.ndarray:
     """Return which n-grams each model keeps, of shape (n_ngrams, n_models)."""
-    if not settings.max_features:
-        return frequency.sum(axis=1, keepdims=True) >= settings.min_df
+    if not parameters.max_features:
+        return frequency.sum(axis=1, keepdims=True) >= parameters.min_df
     seen = frequency @ SEEN.T
     return np.column_stack(
-        [one >= raised_min_df(one, settings.min_df, settings.max_features) for one in seen.T]
+        [one >= raised_min_df(one, parameters.min_df, parameters.max_features) for one in seen.T]
     )
 
 

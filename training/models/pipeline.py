@@ -26,32 +26,31 @@ from training.errors import TrainingError, one_line
 from training.models.base import Trained
 from training.models.calibration import LengthCalibration
 from training.models.validation import judge, validation_rows
-from training.settings import Settings
+from training.parameters import Own
 from training.steps import step
 
-USES = ("trust",)
 PACKAGES = ("scikit-learn", "skops")
 SCORER, SCHEMA = "pipeline", "schema.json"
 AGREE = 1e-6  # scores in which the pipeline that is read back and the fitted one may differ
 
 
-def train(table: pd.DataFrame, settings: Settings) -> Trained:
+def train(table: pd.DataFrame, parameters: Own) -> Trained:
     """Fit the pipeline on the training rows but those of validation, write it, calibrate; judge what is exported."""
-    pipeline = _unfitted(settings.model)
+    pipeline = _unfitted(parameters.model)
     left_out = validation_rows(table)
     fitted = table[(table["split"] == "train").to_numpy() & ~left_out]
-    with step("fit", f"{settings.model} on {len(fitted):,} reviews"), threadpool_limits(1):
+    with step("fit", f"{parameters.model} on {len(fitted):,} reviews"), threadpool_limits(1):
         try:
             pipeline.fit(fitted["review"].tolist(), (fitted["sentiment"] == "positive").to_numpy())
         except Exception as error:  # whatever it holds may fail in ways of its own
             raise TrainingError(
-                f"model={settings.model}: the pipeline cannot be fitted: {one_line(error)}"
+                f"model={parameters.model}: the pipeline cannot be fitted: {one_line(error)}"
             ) from error
     made = TemporaryDirectory(prefix="pipeline-")
     with step("export", "skops, calibration"):
-        scorer = _export(pipeline, table[left_out], settings, Path(made.name))
+        scorer = _export(pipeline, table[left_out], parameters, Path(made.name))
     recipe = (
-        f"`{settings.model}`: {one_line(repr(pipeline))}; calibration by length on rows left out of fitting. Types "
+        f"`{parameters.model}`: {one_line(repr(pipeline))}; calibration by length on rows left out of fitting. Types "
         f"agreed to: {', '.join(scorer.settings.trusted) or 'none but those that skops knows to be harmless'}."
     )
     packages = (*PACKAGES, *_packages(scorer.settings.trusted))
@@ -81,7 +80,7 @@ def _unfitted(name: str) -> Any:
     return made
 
 
-def _export(pipeline: Any, validation: pd.DataFrame, settings: Settings, folder: Path) -> PipelineScorer:
+def _export(pipeline: Any, validation: pd.DataFrame, parameters: Own, folder: Path) -> PipelineScorer:
     """Write a fitted pipeline, calibrated on the validation rows, and return the scorer as it is read back.
 
     Raises
@@ -90,7 +89,7 @@ def _export(pipeline: Any, validation: pd.DataFrame, settings: Settings, folder:
         If it cannot be written, holds types that were not agreed to or that are not there to be served, or answers otherwise
         when it is read back.
     """
-    name = settings.model
+    name = parameters.model
     try:
         skops.io.dump(pipeline, folder / PIPELINE)
         _without_addresses(folder / PIPELINE)
@@ -99,7 +98,7 @@ def _export(pipeline: Any, validation: pd.DataFrame, settings: Settings, folder:
         raise TrainingError(
             f"model={name}: its fitted form cannot be written by skops: {one_line(error)}"
         ) from error
-    trusted = [entry.strip() for entry in settings.trust.split(",") if entry.strip()]
+    trusted = [entry.strip() for entry in parameters.trust.split(",") if entry.strip()]
     asked = [entry for entry in unknown if entry not in trusted]
     if asked:
         raise TrainingError(

@@ -17,7 +17,6 @@ from sklearn.linear_model import LogisticRegression
 from sentiment_model.encoder import EncoderScorer
 from sentiment_model.stack import ENCODER, NGRAMS, StackScorer, combine, features
 from sentiment_model.stack import Settings as Combination
-from training import settings as chosen
 from training.artifact import write_settings
 from training.errors import TrainingError
 from training.models import ngram, transformer
@@ -26,11 +25,10 @@ from training.models.encoder import PACKAGES as NETWORK_PACKAGES
 from training.models.encoder import SCORER, Network
 from training.models.validation import validation_rows, with_progress
 from training.models.warm_start import registered
+from training.parameters import Stack
 from training.report.metrics import accuracy_and_log_loss
 from training.steps import step
 
-USES = tuple(dict.fromkeys((*ngram.USES, *transformer.USES, "cascade", "warm_start")))
-COMES_WITH_VERSION = tuple(name for name in transformer.USES if name not in ngram.USES)
 PACKAGES = (*ngram.PACKAGES, *NETWORK_PACKAGES)
 # what the cascade may cost on the validation rows: their share, and log-loss relative to that of always asking both
 ACCURACY, LOG_LOSS = 0.001, 1.01
@@ -38,11 +36,11 @@ AGREE = 1e-4
 REGULARISATION = 1.0
 
 
-def train(table: pd.DataFrame, settings: chosen.Settings) -> Trained:
+def train(table: pd.DataFrame, parameters: Stack) -> Trained:
     """Train both, or take a registered transformer; combine them, and judge the combination on the held-out rows."""
     left_out = validation_rows(table)
-    network, earlier = _network(table, left_out, settings)
-    grams = ngram.train(table, settings)
+    network, earlier = _network(table, left_out, parameters)
+    grams = ngram.train(table, parameters)
     asked = left_out | (table["split"] == "test").to_numpy()
     with step("score", f"{asked.sum():,} reviews that were left out, by the transformer"):
         found, tokens = with_progress(network.scorer.calibrated, table, asked)
@@ -51,7 +49,7 @@ def train(table: pd.DataFrame, settings: chosen.Settings) -> Trained:
     y = (table["sentiment"][asked] == "positive").to_numpy()
     rows = left_out[asked]
     with step("combine", f"logistic regression on {rows.sum():,} reviews"):
-        combination = fit(both[rows], y[rows], settings.cascade == "yes")
+        combination = fit(both[rows], y[rows], parameters.cascade == "yes")
     log_odds = np.full(len(table), np.nan)
     log_odds[asked] = combine(both, combination)
     return Trained(
@@ -68,11 +66,11 @@ def train(table: pd.DataFrame, settings: chosen.Settings) -> Trained:
 
 
 def _network(
-    table: pd.DataFrame, left_out: np.ndarray, settings: chosen.Settings
+    table: pd.DataFrame, left_out: np.ndarray, parameters: Stack
 ) -> tuple[Network, pd.Series | None]:
-    if not settings.warm_start:
-        return transformer.fine_tune(table, left_out, settings), None
-    number = settings.warm_start
+    if not parameters.warm_start:
+        return transformer.fine_tune(table, left_out, parameters), None
+    number = parameters.warm_start
     version = registered(number, SCORER, "transformer", table)
     scorer = EncoderScorer.load(Path(version.folder.name))
     return Network(version.folder, scorer, f"The transformer of version {number}.", None), version.seen

@@ -20,22 +20,21 @@ from training.models.encoder import PACKAGES, Classifier, Network, export
 from training.models.fine_tuning import FineTuning, checkpoint
 from training.models.pretrained import load
 from training.models.validation import judge, validation_rows
-from training.settings import Settings
+from training.parameters import Transformer
 from training.steps import step
 
-USES = ("weights", "max_tokens", "epochs", "batch_size", "learning_rate", "precision", "seed")
 DROPOUT = 0.1
 
 
-def train(table: pd.DataFrame, settings: Settings) -> Trained:
+def train(table: pd.DataFrame, parameters: Transformer) -> Trained:
     """Fine-tune, export to ONNX, calibrate; judge what is exported on the rows that were not fitted on."""
     left_out = validation_rows(table)
-    network = fine_tune(table, left_out, settings)
+    network = fine_tune(table, left_out, parameters)
     trained = judge(network.scorer, network.folder, network.recipe, PACKAGES, table, left_out)
     return replace(trained, weights=network.weights)
 
 
-def fine_tune(table: pd.DataFrame, left_out: np.ndarray, settings: Settings) -> Network:
+def fine_tune(table: pd.DataFrame, left_out: np.ndarray, parameters: Transformer) -> Network:
     """Fine-tune on the training rows but those of validation; export to ONNX, calibrate.
 
     Parameters
@@ -43,25 +42,25 @@ def fine_tune(table: pd.DataFrame, left_out: np.ndarray, settings: Settings) -> 
     table : DataFrame
     left_out : ndarray of bool of shape (n_rows,)
         Its :func:`training.models.validation.validation_rows`.
-    settings : Settings
+    parameters : Transformer
     """
-    with step("features", f"tokens of {len(table):,} reviews, weights {settings.weights}"):
+    with step("features", f"tokens of {len(table):,} reviews, weights {parameters.weights}"):
         seen = (table["split"] == "train").to_numpy() & ~left_out
-        encoder, tokenizer = load(settings.weights, settings.max_tokens)
+        encoder, tokenizer = load(parameters.weights, parameters.max_tokens)
         made = TemporaryDirectory(prefix="transformer-")
         tokenizer.backend_tokenizer.save(str(Path(made.name, TOKENIZER)))
-        tokens = Tokens(Path(made.name, TOKENIZER), settings.max_tokens)
+        tokens = Tokens(Path(made.name, TOKENIZER), parameters.max_tokens)
         rows, unseen = tokens(table["review"][seen]), tokens(table["review"][left_out])
     y = (table["sentiment"] == "positive").to_numpy()
-    classifier = classifier_of(encoder, settings.seed)
+    classifier = classifier_of(encoder, parameters.seed)
     size = sum(parameter.numel() for parameter in classifier.parameters()) / 1e6
-    with checkpoint(table, settings, USES) as kept:  # until it is exported
+    with checkpoint(table, parameters) as kept:  # until it is exported
         with step("fit", f"fine-tuning {size:.1f} million parameters on {seen.sum():,} reviews"):
-            tuning = FineTuning(classifier, tokens, settings, kept)
+            tuning = FineTuning(classifier, tokens, parameters, kept)
             tuning.run(rows, y[seen], list(map(tokens.cut, unseen)), y[left_out])
         with step("export", "ONNX, calibration, int8"):
             exported = export(
-                classifier, settings.max_tokens, table[left_out], settings.precision, Path(made.name)
+                classifier, parameters.max_tokens, table[left_out], parameters.precision, Path(made.name)
             )
     weights = TemporaryDirectory(prefix="weights-")
     encoder.save_pretrained(weights.name)
@@ -69,19 +68,19 @@ def fine_tune(table: pd.DataFrame, left_out: np.ndarray, settings: Settings) -> 
     return Network(
         folder=made,
         scorer=exported.scorer,
-        recipe=recipe(settings, size, tuning.steps, exported.precision),
+        recipe=recipe(parameters, size, tuning.steps, exported.precision),
         weights=weights,
     )
 
 
-def recipe(settings: Settings, size: float, steps: int, precision: str) -> str:
+def recipe(parameters: Transformer, size: float, steps: int, precision: str) -> str:
     """Return what the model is, in a sentence."""
     return (
-        f"A pretrained encoder of {size:.1f} million parameters (weights {settings.weights}) with a linear classifier on the mean "
-        f"of its last hidden states, fine-tuned end to end: {steps:,} steps of {settings.batch_size} texts, AdamW with "
-        f"learning rate {settings.learning_rate:g}, at most {settings.max_tokens} tokens of a text, a quarter of its head and "
+        f"A pretrained encoder of {size:.1f} million parameters (weights {parameters.weights}) with a linear classifier on the mean "
+        f"of its last hidden states, fine-tuned end to end: {steps:,} steps of {parameters.batch_size} texts, AdamW with "
+        f"learning rate {parameters.learning_rate:g}, at most {parameters.max_tokens} tokens of a text, a quarter of its head and "
         f"the rest of its tail; {precision} in ONNX Runtime; calibration by length on rows left out of "
-        f"fitting; seed {settings.seed}."
+        f"fitting; seed {parameters.seed}."
     )
 
 

@@ -12,7 +12,7 @@ from registry.versions import fetch, find, register
 from tests.conftest import SUMMARY
 from tests.inference.batch.test_score import as_json, scored, write_json
 from tests.inference.conftest import Registry, Service, load
-from training.settings import Settings
+from training.parameters import choose
 from training.train import train
 
 pytestmark = [pytest.mark.real_models, pytest.mark.large]
@@ -24,7 +24,7 @@ def add(
     model: str, versions: Registry, reviews: pd.DataFrame, request: pytest.FixtureRequest, tmp_path: Path
 ) -> int:
     """Train and register a version of a kind."""
-    quick: dict[str, Any] = {"ngram_max": 2, "checkpoints": str(tmp_path / "checkpoints")}
+    quick: dict[str, Any] = {} if model == OWN else {"ngram_max": 2}
     if model == "stack":
         weights = str(request.getfixturevalue("tiny"))
         quick |= {
@@ -33,9 +33,10 @@ def add(
             "epochs": 1,
             "learning_rate": 1e-3,
             "precision": "int8",
+            "checkpoints": str(tmp_path / "checkpoints"),
         }
     with mlflow.start_run():
-        made = train(reviews, SUMMARY, Settings(model=model, **quick))
+        made = train(reviews, SUMMARY, choose(model, quick))
     return register(versions.client, made.model_uri, made.run_id, made.tags, made.description).number
 
 

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -26,9 +26,9 @@ from registry.versions import all_versions, in_production, register
 from tests.conftest import ROOT, SUMMARY, free_port, running, standing_in
 from tests.test_environments import pins
 from training.errors import TrainingError
-from training.models.catalog import KINDS, kind
+from training.models.catalog import model_of
+from training.parameters import MODELS, Parameters, Transformer, choose
 from training.promote import promote
-from training.settings import Settings
 from training.train import Candidate, train
 
 pytestmark = [pytest.mark.xdist_group("kinds"), pytest.mark.medium]
@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.xdist_group("kinds"), pytest.mark.medium]
 DEEP = {"embedding", "transformer", "stack"}
 EXPLAINED = {"ngram", "hashing"}
 OWN = "tests.pipelines:tfidf"
-ALL = [pytest.param(name, marks=pytest.mark.deep) if name in DEEP else name for name in (*KINDS, OWN)]
+ALL = [pytest.param(name, marks=pytest.mark.deep) if name in DEEP else name for name in (*MODELS, OWN)]
 (STACK,) = [param for param in ALL if getattr(param, "values", None) == ("stack",)]
 # the log-odds of a text, alone and beside others: exact in all kinds but where float32 is summed side by side
 WITHIN = dict.fromkeys(DEEP, 1e-5) | {OWN: 1e-12}
@@ -52,16 +52,19 @@ TEXTS = [
 ]
 
 
-def settings(model: str, request: pytest.FixtureRequest, folder: Path) -> Settings:
-    """What trains a kind in seconds."""
-    quick = Settings(model=model, ngram_max=2, checkpoints=str(folder / "checkpoints"))
-    if model not in DEEP:
-        return quick
-    weights = str(request.getfixturevalue("tiny"))
-    return replace(quick, weights=weights, max_tokens=48, epochs=1, learning_rate=1e-3, precision="float32")
+def quick(model: str, request: pytest.FixtureRequest, folder: Path) -> Parameters:
+    """What trains a model in seconds."""
+    given: dict[str, Any] = {}
+    if model in ("ngram", "hashing", "stack"):
+        given |= {"ngram_max": 2}
+    if model in DEEP:
+        given |= {"weights": str(request.getfixturevalue("tiny")), "max_tokens": 48, "precision": "float32"}
+    if model in ("transformer", "stack"):
+        given |= {"epochs": 1, "learning_rate": 1e-3, "checkpoints": str(folder / "checkpoints")}
+    return choose(model, given)
 
 
-def trained(reviews: pd.DataFrame, chosen: Settings) -> Candidate:
+def trained(reviews: pd.DataFrame, chosen: Parameters) -> Candidate:
     with mlflow.start_run():
         return train(reviews, SUMMARY, chosen)
 
@@ -78,7 +81,7 @@ def have(name: str, request: pytest.FixtureRequest) -> str:
     if name not in found:
         with standing_in(folder) as client:
             reviews = request.getfixturevalue("reviews")
-            found[name] = trained(reviews, settings(name, request, folder))
+            found[name] = trained(reviews, quick(name, request, folder))
             register(client, found[name].model_uri, found[name].run_id, found[name].tags, name)
     return name
 
@@ -254,7 +257,7 @@ def test_the_same_data_and_seed_give_the_same_content(
     client: MlflowClient,
     tmp_path: Path,
 ) -> None:
-    again = trained(reviews, settings(model, request, tmp_path))
+    again = trained(reviews, quick(model, request, tmp_path))
     copy = mlflow.artifacts.download_artifacts(artifact_uri=again.model_uri, dst_path=str(tmp_path / "again"))
     assert digests(Path(copy))["content_digest"] == digests(artifact)["content_digest"]
 
@@ -262,7 +265,7 @@ def test_the_same_data_and_seed_give_the_same_content(
 def test_the_run_says_what_the_kind_is(model: str, versions, client: MlflowClient) -> None:
     candidate = versions[1][model]
     run = client.get_run(candidate.run_id)
-    expected = Settings(model=model).as_params(kind(model).USES).keys() | {"rows", "engine"}
+    expected = choose(model, {}).used().keys() | {"rows"}
     assert run.data.params.keys() == expected
     assert run.data.params["model"] == candidate.tags["model"] == model
     for name in ("accuracy", "ece", "imdb/accuracy", "rotten_tomatoes/accuracy", "seconds/fit"):
@@ -330,7 +333,7 @@ def test_mlflow_models_serve_answers(model: str, artifact: Path) -> None:
 
 def test_a_kind_that_is_not_known_is_refused() -> None:
     with pytest.raises(TrainingError, match="model is 'bert'; expected ngram, "):
-        kind("bert")
+        choose("bert", {})
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,17 +346,4 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         monkeypatch.delitem(sys.modules, module, raising=False)
     with pytest.raises(TrainingError, match=r"model=transformer needs torch, .*'make env-deep'"):
-        kind("transformer")
-
-
-def test_what_a_kind_does_not_use_is_named(
-    reviews: pd.DataFrame, store: MlflowClient, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with mlflow.start_run():
-        train(reviews, SUMMARY, Settings(ngram_max=1, warm_start=3, epochs=9))
-    assert "NOTE: model=ngram does not use epochs=9, warm_start=3" in capsys.readouterr().err
-
-
-def test_spark_fits_ngrams_alone(reviews: pd.DataFrame, store: MlflowClient) -> None:
-    with mlflow.start_run(), pytest.raises(TrainingError, match="engine=spark fits model=ngram alone"):
-        train(reviews, SUMMARY, Settings(model="hashing", engine="spark"))
+        model_of(Transformer())

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="PyTorch (make env-deep) is not inst
 from training.models.embedding import as_layers, fit_head  # noqa: E402 -- once it is known to be there
 from training.models.encoder import Classifier  # noqa: E402 -- as above
 from training.models.pretrained import load  # noqa: E402 -- as above
-from training.settings import Settings  # noqa: E402 -- as above
+from training.parameters import Embedding  # noqa: E402 -- as above
 
 
 @pytest.mark.parametrize("head", ["mlp", "logistic"])
@@ -22,7 +22,7 @@ def test_a_dead_dimension_of_the_encoder_gets_no_huge_weights(head: str) -> None
     vectors = random.normal(size=(600, 6)) + 2 * y[:, None]
     vectors[:, 2] = random.normal(size=600) * 1e-33
     vectors[:, 4] = random.normal(size=600) * 1e-9
-    fitted = fit_head(vectors, y, Settings(head=head))
+    fitted = fit_head(vectors, y, Embedding(head=head))
     layers = as_layers(fitted)
     first = layers[0]
     assert isinstance(first, torch.nn.Linear)

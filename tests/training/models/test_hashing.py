@@ -17,17 +17,17 @@ from data.table import row_hash
 from sentiment_model.hashing import HashingScorer
 from tests.conftest import ROOT, SUMMARY, standing_in
 from training.errors import TrainingError
-from training.settings import Settings
+from training.parameters import Hashing
 from training.train import Candidate, register_candidate, train
 
 pytestmark = pytest.mark.medium
 
-QUICK = Settings(model="hashing", ngram_max=1, n_features=2**16)
+QUICK = Hashing(ngram_max=1, n_features=2**16)
 
 
-def trained(table: pd.DataFrame, settings: Settings) -> Candidate:
+def trained(table: pd.DataFrame, parameters: Hashing) -> Candidate:
     with mlflow.start_run():
-        return train(table, SUMMARY, settings)
+        return train(table, SUMMARY, parameters)
 
 
 @pytest.fixture(scope="module")

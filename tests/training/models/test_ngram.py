@@ -14,8 +14,8 @@ from training.errors import TrainingError
 from training.models.calibration import LengthCalibration
 from training.models.features import LogCountRatio
 from training.models.ngram_fit import RATIO_POWER, count, fit
+from training.parameters import Ngram
 from training.report.metrics import scores_by_source
-from training.settings import Settings
 
 
 def from_scratch(reviews: pd.Series, y: pd.Series) -> Pipeline:
@@ -148,11 +148,11 @@ def test_too_little_data_is_one_clear_message(reviews: pd.DataFrame) -> None:
     with pytest.raises(TrainingError, match="the test split has 0 positive rows"):
         count(reviews[reviews["split"] == "train"], SMALL)
     with pytest.raises(TrainingError, match="no n-gram stands in min_df=100000"):
-        count(reviews, Settings(ngram_max=1, min_df=100_000))
+        count(reviews, Ngram(ngram_max=1, min_df=100_000))
 
 
 def test_max_features_bounds_the_table(reviews: pd.DataFrame) -> None:
-    small = Settings(ngram_max=2, max_features=2000)
+    small = Ngram(ngram_max=2, max_features=2000)
     counter, counts = count(reviews, small)
     pipeline = fit(reviews, counter, counts, small).pipeline
     assert 1500 < pipeline[1].get_support().sum() <= 2000

@@ -13,9 +13,9 @@ from training.errors import TrainingError
 from training.models.features import MinDocumentFrequency, count_ngrams, raised_min_df
 from training.models.ngram import write_scorer
 from training.models.ngram_fit import Fit
+from training.parameters import Ngram
 from training.report.explain import ngram_table
 from training.report.metrics import scores_by_source
-from training.settings import Settings
 
 pytestmark = pytest.mark.spark
 
@@ -40,8 +40,8 @@ def on_spark(counted) -> Fit:
     return fit(counted, SMALL)
 
 
-@pytest.mark.parametrize("settings", [SMALL, Settings(ngram_max=4, min_df=3), Settings(ngram_max=1)])
-def test_counts_are_those_of_one_machine(spark, reviews: pd.DataFrame, settings: Settings) -> None:
+@pytest.mark.parametrize("settings", [SMALL, Ngram(ngram_max=4, min_df=3), Ngram(ngram_max=1)])
+def test_counts_are_those_of_one_machine(spark, reviews: pd.DataFrame, settings: Ngram) -> None:
     from training.models.ngram_spark_counts import count, reviews_of
 
     counted = count(reviews_of(spark, reviews), settings)
@@ -105,7 +105,7 @@ def test_the_exported_scorer_equals_the_pipeline(
 def test_max_features_keeps_the_same_ngrams(spark, reviews: pd.DataFrame) -> None:
     from training.models.ngram_spark_counts import SEEN, count, reviews_of
 
-    few = Settings(ngram_max=3, max_features=2000)
+    few = Ngram(ngram_max=3, max_features=2000)
     counted = count(reviews_of(spark, reviews), few)
     counter, counts = count_ngrams(reviews["review"].tolist(), few.ngram_max, few.min_df)
     names = counter.get_feature_names_out()
@@ -123,7 +123,7 @@ def test_too_little_data_is_one_clear_message(spark, reviews: pd.DataFrame) -> N
     with pytest.raises(TrainingError, match=r"the train split has \d positive rows, at least 5 are needed"):
         count(reviews_of(spark, reviews[reviews["split"] == "train"].head(6)), SMALL)
     with pytest.raises(TrainingError, match="no n-gram stands in min_df=100000"):
-        count(reviews_of(spark, reviews), Settings(ngram_max=2, min_df=100_000))
+        count(reviews_of(spark, reviews), Ngram(ngram_max=2, min_df=100_000))
 
 
 def test_a_version_trained_on_spark_is_judged_and_promoted_like_any_other(tmp_path: Path) -> None:

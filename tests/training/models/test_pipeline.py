@@ -1,7 +1,6 @@
 """A pipeline of the user's own: consent, and what is said of one that cannot be."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -11,7 +10,7 @@ from mlflow.tracking import MlflowClient
 
 from tests.conftest import SUMMARY
 from training.errors import TrainingError
-from training.settings import Settings
+from training.parameters import Own
 from training.train import Candidate, train
 
 pytestmark = pytest.mark.medium
@@ -19,7 +18,7 @@ pytestmark = pytest.mark.medium
 
 def trained(table: pd.DataFrame, function: str, trust: str = "") -> Candidate:
     with mlflow.start_run():
-        return train(table, SUMMARY, Settings(model=f"tests.pipelines:{function}", trust=trust))
+        return train(table, SUMMARY, Own(model=f"tests.pipelines:{function}", trust=trust))
 
 
 def test_one_without_a_decision_function_is_taken(reviews: pd.DataFrame, store: MlflowClient) -> None:
@@ -105,6 +104,6 @@ def test_what_would_not_ship_is_refused_even_if_it_is_trusted(
 
 
 def test_a_module_that_is_not_there_is_named(reviews: pd.DataFrame, store: MlflowClient) -> None:
-    settings = replace(Settings(), model="no_such_module:function")
+    settings = Own(model="no_such_module:function")
     with pytest.raises(TrainingError, match="No module named 'no_such_module'"), mlflow.start_run():
         train(reviews, SUMMARY, settings)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from sentiment_model.ngrams import NgramScorer
-from training import settings as chosen
 from training.artifact import write_settings
 from training.report.metrics import accuracy_and_log_loss
 
@@ -86,18 +85,3 @@ def test_settings_are_json_that_others_read_too(tmp_path: Path) -> None:
     write_settings(tmp_path, "stack", {"sure": None})
     text = (tmp_path / "settings.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail) == {"scorer": "stack", "sure": None}
-
-
-@pytest.mark.deep
-def test_what_comes_with_a_version_is_not_used() -> None:
-    from training.models.base import used
-    from training.models.catalog import kind
-
-    asked = chosen.Settings(
-        model="stack", warm_start=3, max_tokens=64, epochs=7, weights="nowhere", alpha=0.2
-    )
-    uses = used(kind("stack"), asked)
-    assert asked.unused(uses) == ["weights=nowhere", "max_tokens=64", "epochs=7"]
-    assert asked.as_params(uses)["alpha"] == 0.2
-    cold = replace(asked, warm_start=0)
-    assert cold.unused(used(kind("stack"), cold)) == []

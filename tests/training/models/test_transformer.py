@@ -24,7 +24,7 @@ from tests.conftest import SUMMARY, free_port, standing_in, until
 from training.errors import TrainingError
 from training.models.validation import validation_rows
 from training.models.warm_start import registered
-from training.settings import Settings
+from training.parameters import Transformer
 from training.train import train
 
 pytestmark = pytest.mark.deep
@@ -58,9 +58,8 @@ def few(reviews: pd.DataFrame) -> pd.DataFrame:
 
 
 @pytest.fixture
-def quick(tiny: Path, tmp_path: Path) -> Settings:
-    return Settings(
-        model="transformer",
+def quick(tiny: Path, tmp_path: Path) -> Transformer:
+    return Transformer(
         weights=str(tiny),
         max_tokens=32,
         epochs=2,
@@ -69,13 +68,13 @@ def quick(tiny: Path, tmp_path: Path) -> Settings:
     )
 
 
-def tune(table: pd.DataFrame, settings: Settings) -> fine_tuning.FineTuning:
+def tune(table: pd.DataFrame, settings: Transformer) -> fine_tuning.FineTuning:
     """Fine-tune as `train` does, without export."""
     encoder, _ = load(settings.weights, settings.max_tokens)
     tokens = Tokens(Path(settings.weights, "tokenizer.json"), settings.max_tokens)
     left_out = validation_rows(table)
     y = (table["sentiment"] == "positive").to_numpy()
-    with fine_tuning.checkpoint(table, settings, transformer.USES) as kept:
+    with fine_tuning.checkpoint(table, settings) as kept:
         tuning = fine_tuning.FineTuning(transformer.classifier_of(encoder, 0), tokens, settings, kept)
         cut = [tokens.cut(ids) for ids in tokens(table["review"][left_out])]
         tuning.run(tokens(table["review"][~left_out]), y[~left_out], cut, y[left_out])
@@ -86,7 +85,7 @@ def weights_of(tuning: fine_tuning.FineTuning) -> dict[str, np.ndarray]:
     return {name: value.cpu().numpy().copy() for name, value in tuning.classifier.state_dict().items()}
 
 
-def break_off(table: pd.DataFrame, settings: Settings, step: int) -> None:
+def break_off(table: pd.DataFrame, settings: Transformer, step: int) -> None:
     """Fine-tune until Ctrl-C arrives in a step."""
     real = fine_tuning.FineTuning._step
 
@@ -102,7 +101,7 @@ def break_off(table: pd.DataFrame, settings: Settings, step: int) -> None:
 
 
 def test_a_training_that_was_broken_off_ends_with_the_same_weights(
-    few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    few: pd.DataFrame, quick: Transformer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = weights_of(tune(few, replace(quick, checkpoints=f"{quick.checkpoints}/whole")))
     break_off(few, quick, 41)
@@ -115,7 +114,7 @@ def test_a_training_that_was_broken_off_ends_with_the_same_weights(
 
 
 def test_another_seed_or_other_data_do_not_take_up_a_checkpoint(
-    few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    few: pd.DataFrame, quick: Transformer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(2):
         break_off(few, quick, 5)
@@ -126,7 +125,7 @@ def test_another_seed_or_other_data_do_not_take_up_a_checkpoint(
 
 
 def test_a_checkpoint_that_cannot_be_read_is_not_taken_up(
-    few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    few: pd.DataFrame, quick: Transformer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     break_off(few, quick, 5)
     (kept,) = Path(quick.checkpoints).glob("*.safetensors")
@@ -136,7 +135,7 @@ def test_a_checkpoint_that_cannot_be_read_is_not_taken_up(
 
 
 def test_a_checkpoint_without_all_of_it_is_not_taken_up(
-    few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    few: pd.DataFrame, quick: Transformer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And leaves nothing behind: what is fitted then is what is fitted without it."""
     settings = replace(quick, epochs=1)
@@ -156,7 +155,7 @@ def test_a_checkpoint_without_all_of_it_is_not_taken_up(
 
 
 def test_a_gpu_without_room_for_a_checkpoint_is_no_fault_of_the_checkpoint(
-    few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch
+    few: pd.DataFrame, quick: Transformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which is not thrown away: a smaller batch would be another training, a free GPU is the same."""
     break_off(few, quick, 5)
@@ -174,7 +173,7 @@ def test_a_gpu_without_room_for_a_checkpoint_is_no_fault_of_the_checkpoint(
 
 def test_another_config_of_the_weights_does_not_take_up_a_checkpoint(
     few: pd.DataFrame,
-    quick: Settings,
+    quick: Transformer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -189,7 +188,7 @@ def test_another_config_of_the_weights_does_not_take_up_a_checkpoint(
 
 
 def test_where_no_checkpoint_can_be_written_training_goes_on(
-    few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    few: pd.DataFrame, quick: Transformer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(fine_tuning, "CHECKPOINT_SECONDS", 0.0)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -204,7 +203,7 @@ def test_where_no_checkpoint_can_be_written_training_goes_on(
     assert list(Path(quick.checkpoints).iterdir()) == []
 
 
-def test_a_folder_that_keeps_no_checkpoints_is_one_line(few: pd.DataFrame, quick: Settings) -> None:
+def test_a_folder_that_keeps_no_checkpoints_is_one_line(few: pd.DataFrame, quick: Transformer) -> None:
     Path(quick.checkpoints).write_text("a file")
     with pytest.raises(TrainingError, match=r"checkpoints=.*: no checkpoint can be kept there \(") as told:
         tune(few, quick)
@@ -212,7 +211,7 @@ def test_a_folder_that_keeps_no_checkpoints_is_one_line(few: pd.DataFrame, quick
 
 
 def test_curves_are_whole_after_a_break(
-    few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch, store: MlflowClient
+    few: pd.DataFrame, quick: Transformer, monkeypatch: pytest.MonkeyPatch, store: MlflowClient
 ) -> None:
     with mlflow.start_run():
         break_off(few, quick, 41)
@@ -271,7 +270,7 @@ def test_a_process_that_was_killed_is_gone_on_with_by_the_same_command(
 
 
 def test_it_stops_early_with_the_best_weights(
-    few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    few: pd.DataFrame, quick: Transformer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(fine_tuning, "EVALUATIONS", 10)
     settings = replace(quick, epochs=30, learning_rate=3e-3)
@@ -282,7 +281,7 @@ def test_it_stops_early_with_the_best_weights(
 
 
 def test_better_answers_win_though_the_network_is_too_sure_of_them(
-    quick: Settings, monkeypatch: pytest.MonkeyPatch
+    quick: Transformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is exported is calibrated: a network that has learnt more, and whose log-odds have grown, is not worse for that."""
     random = np.random.default_rng(0)
@@ -302,7 +301,7 @@ def test_better_answers_win_though_the_network_is_too_sure_of_them(
 
 
 def test_a_loss_that_is_no_number_ends_it(
-    few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch
+    few: pd.DataFrame, quick: Transformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one that diverged: a weight is no number any more."""
     real = fine_tuning.FineTuning._step
@@ -337,7 +336,7 @@ def test_a_loss_that_is_no_number_ends_it(
     ],
 )
 def test_too_little_memory_says_what_to_lower(
-    error: Exception, says: str, few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch
+    error: Exception, says: str, few: pd.DataFrame, quick: Transformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object) -> None:
         raise error
@@ -348,7 +347,7 @@ def test_too_little_memory_says_what_to_lower(
 
 
 def test_a_lost_gpu_is_one_line_and_keeps_the_checkpoint(
-    few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch
+    few: pd.DataFrame, quick: Transformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where no GPU is there to be lost, the error is one, and PyTorch says that it has one."""
     real = fine_tuning.FineTuning._step
@@ -488,7 +487,7 @@ def test_too_few_rows_for_validation_are_refused(few: pd.DataFrame) -> None:
 
 
 def test_int8_is_taken_where_it_costs_next_to_nothing(
-    few: pd.DataFrame, quick: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few: pd.DataFrame, quick: Transformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tuning = tune(few, replace(quick, epochs=1))
     sizes = {}
@@ -515,7 +514,7 @@ def test_int8_is_taken_where_it_costs_next_to_nothing(
 
 
 def test_a_warm_start_refuses_a_version_that_has_seen_what_is_held_out(
-    few: pd.DataFrame, quick: Settings, store: MlflowClient
+    few: pd.DataFrame, quick: Transformer, store: MlflowClient
 ) -> None:
     from training.train import register_candidate
 
@@ -549,7 +548,7 @@ def little_memory() -> Iterator[None]:
 
 @needs_gpu
 def test_on_a_gpu_products_are_of_half_precision_and_weights_are_not(
-    few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch
+    few: pd.DataFrame, quick: Transformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = set()
     real = torch.nn.Linear.forward
@@ -567,7 +566,7 @@ def test_on_a_gpu_products_are_of_half_precision_and_weights_are_not(
 
 @needs_gpu
 def test_without_bfloat16_gradients_are_scaled_and_the_scale_is_kept(
-    few: pd.DataFrame, quick: Settings, monkeypatch: pytest.MonkeyPatch
+    few: pd.DataFrame, quick: Transformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     whole = weights_of(tune(few, replace(quick, checkpoints=f"{quick.checkpoints}/whole")))
@@ -581,7 +580,7 @@ def test_without_bfloat16_gradients_are_scaled_and_the_scale_is_kept(
 
 @needs_gpu
 def test_a_gpu_learns_what_a_processor_learns(
-    few: pd.DataFrame, quick: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few: pd.DataFrame, quick: Transformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But for what is rounded: nothing is dropped, since each device draws by its own generator."""
     folder = tmp_path / "weights"
@@ -605,7 +604,7 @@ def test_a_gpu_learns_what_a_processor_learns(
     ("model", "lower"), [("transformer", "batch_size or max_tokens"), ("embedding", "max_tokens")]
 )
 def test_a_gpu_with_too_little_memory_says_what_to_lower(
-    model: str, lower: str, reviews: pd.DataFrame, quick: Settings
+    model: str, lower: str, reviews: pd.DataFrame, quick: Transformer
 ) -> None:
     settings = replace(quick, model=model, batch_size=256, max_tokens=512)
     with (
