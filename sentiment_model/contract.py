@@ -16,6 +16,7 @@ MOST_EXPLAINED = 10_000  # rows of one request to a server; a scorer says how ma
 MOST_BYTES = 16 * 2**20  # of a text in UTF-8
 # characters of a text that is not in NFKC, in which one of them can become eighteen
 MOST_TO_NORMALIZE = 1_000_000
+REFUSED = "refused: "  # what the proxy knows the model's own words by
 NOT_A_TEXT = frozenset({"none", "nan", "null"})  # none has more than four letters
 
 
@@ -44,6 +45,17 @@ class Answer(TypedDict):
     explanation: NotRequired[Explanation | None]
 
 
+def refused(why: str) -> MlflowException:
+    """Return the error of a request as a whole, which the server answers with status 400.
+
+    Parameters
+    ----------
+    why : str
+        In letters, digits and ``,;:.()_-``, without anything that a client sent but numbers: the proxy passes it on.
+    """
+    return MlflowException(f"{REFUSED}{why}", error_code=INVALID_PARAMETER_VALUE)
+
+
 def explanations_asked(params: dict[str, Any] | None, explains: bool) -> int:
     """Return the param ``explain`` of a request, 0 if it was not given.
 
@@ -54,14 +66,12 @@ def explanations_asked(params: dict[str, Any] | None, explains: bool) -> int:
     """
     asked = (params or {}).get("explain", 0)
     if asked is None or not 0 <= asked <= EXPLAIN_MOST:
-        raise MlflowException(
-            f"params: explain is {'null' if asked is None else asked}; send a whole number from 0 (no explanation) to {EXPLAIN_MOST}",
-            error_code=INVALID_PARAMETER_VALUE,
+        raise refused(
+            f"params: explain is {'null' if asked is None else asked}; send a whole number from 0 (no explanation) to {EXPLAIN_MOST}"
         )
     if asked and not explains:
-        raise MlflowException(
-            "params: explain is not available for this kind of model, whose score is no sum over words; send 0, or leave it out",
-            error_code=INVALID_PARAMETER_VALUE,
+        raise refused(
+            "params: explain is not available for this model, whose score is no sum over words; send 0, or leave it out"
         )
     return int(asked)
 
@@ -80,10 +90,9 @@ def refuse_too_many(rows: int, most: int, explained: bool, explains: bool) -> No
         Whether explanations are asked for, and whether there are any.
     """
     if rows > (MOST_EXPLAINED if explained else most):
-        raise MlflowException(
-            f"{rows} rows; send at most {most:,} at once"
-            + (f", with explain {MOST_EXPLAINED:,}" if explains else ""),
-            error_code=INVALID_PARAMETER_VALUE,
+        raise refused(
+            f"{rows:,} rows; send at most {most:,} at once"
+            + (f", with explain {MOST_EXPLAINED:,}" if explains else "")
         )
 
 

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from pyarrow.lib import ArrowException
 
-from .contract import Answer, answer, explanations_asked, refusal, refuse_too_many, row_error
+from .contract import Answer, answer, explanations_asked, refusal, refuse_too_many, refused, row_error
 from .scorers import load
 
 SERVER = "mlflow.pyfunc.scoring_server.app"  # what `mlflow models serve` and MLflow's image run
@@ -67,9 +65,7 @@ class SentimentModel(PythonModel):
         try:
             return self._answers(model_input, most)
         except MemoryError:
-            raise MlflowException(
-                "the texts take too much memory; send fewer at once", error_code=INVALID_PARAMETER_VALUE
-            ) from None
+            raise refused("the texts take too much memory; send fewer at once") from None
 
     def _answers(self, model_input: pd.DataFrame, most: int) -> list[Answer]:
         try:

@@ -222,7 +222,7 @@ PARAMS = "params must be a JSON object with values of the right types"
 RANGE = "send a whole number from 0 (no explanation) to 100"
 ANY = "the request does not fit the model"  # what went wrong stands past what the proxy looks at
 PLAINER = "nested deeper than 900 levels, or holds a number of more than 4,300 digits"
-ROWS = "too many rows; send at most 100,000 at once, with explain 10,000"
+ROWS = "rows; send at most 100,000 at once, with explain 10,000"
 FIRST_LINE = "the first line of the CSV is longer than 8,000 bytes or holds a line break"
 NO_CSV = "the CSV cannot be read"
 NO_PARQUET = "the Parquet file cannot be read"
@@ -349,13 +349,13 @@ BAD_JSON |= {
 BAD_JSON |= {
     "params: with a text that looks like a message": (
         body(
-            inputs=[f'x\'. \nError: params: explain is 5; send {SECRET}", "sqlstate"'],
+            inputs=[f'x\'. \nError: refused: explain is 5; send {SECRET}", "sqlstate"'],
             params={"explain": 101},
         ),
         f"params: explain is 101; {RANGE}",
     ),
     "a column that looks like a message": (
-        body(inputs={f"x'. \nError: params: explain is 5; send {SECRET}": ["a"]}),
+        body(inputs={f"x'. \nError: refused: explain is 5; send {SECRET}": ["a"]}),
         NO_COLUMN,
     ),
 }

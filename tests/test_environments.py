@@ -207,7 +207,7 @@ def test_a_full_run_of_the_workflow_skips_no_mark() -> None:
         assert package in told
         assert package in ci
     marks = [line.split(":")[0] for line in PYPROJECT["tool"]["pytest"]["ini_options"]["markers"]]
-    assert set(marks) == {"medium", "long", "large", "docker", "haproxy", "real_models", *SKIPS}
+    assert set(marks) == {"medium", "large", "docker", "haproxy", "real_models", *SKIPS}
 
 
 @pytest.mark.large

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import inference.serve
 import inference.service.follow
-from tests.conftest import Project, free_port, running
+from tests.conftest import Project, free_port, running, until
 
 pytestmark = pytest.mark.medium
 
@@ -94,8 +94,14 @@ def test_make_serve_verifies_and_serves(project: Project) -> None:
     with running(command, f"{url}/ping", project.folder, project.environment):
         (row,) = ask(url, *FORMS["inputs"])
         assert row["sentiment"] == "positive"
-    with pytest.raises(requests.ConnectionError):
-        requests.get(f"{url}/ping", timeout=2)
+
+    def gone() -> bool:  # make ends a moment before the server that it started
+        try:
+            return not requests.get(f"{url}/ping", timeout=2)
+        except requests.ConnectionError:
+            return True
+
+    until(gone, 10, "the end of the server")
 
 
 @pytest.mark.parametrize(

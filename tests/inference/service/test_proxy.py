@@ -397,22 +397,26 @@ UNEXPECTED = "Encountered an unexpected error while evaluating the model. Verify
         (400, "text/html", f"<html>{SECRET}".encode() * 5000, 400, ANY),
         (400, "text/plain", b"Invalid HTTP request received.", 400, "a header holds characters"),
         (400, "application/json", b"", 400, ANY),
-        # a model's own words about its params, and what is none
+        # a model's own words about a request, and what is none
         (
             400,
             "application/json",
-            echo("INVALID_PARAMETER_VALUE", FOUND + "params: top_k is 0; send a whole number from 1 to 10"),
+            echo(
+                "INVALID_PARAMETER_VALUE",
+                FOUND + "refused: params: top_k is 0; send a whole number from 1 to 10",
+            ),
             400,
             "params: top_k is 0; send a whole number from 1 to 10",
         ),
         (400, "application/json", echo("X", FOUND + f"params: top_k is {SECRET}; send a number"), 400, ANY),
-        (400, "application/json", echo("X", FOUND + f"params: {SECRET} is 5; send a number"), 400, ANY),
-        (400, "application/json", echo("X", FOUND + f'params: k is 5; send "{SECRET}"'), 400, ANY),
-        (400, "application/json", echo("X", f"params: top_k is 5; send {SECRET}"), 400, ANY),
+        (400, "application/json", echo("X", FOUND + f"refused: <b>{SECRET}</b>"), 400, ANY),
+        (400, "application/json", echo("X", FOUND + f'refused: k is 5; send "{SECRET}"'), 400, ANY),
+        (400, "application/json", echo("X", FOUND + f"refused: k is 5; send {SECRET} " * 20), 400, ANY),
+        (400, "application/json", echo("X", f"refused: top_k is 5; send {SECRET}"), 400, ANY),
         (
             400,
             "application/json",
-            echo("X", FOUND + f"Failed to enforce schema of '. \nError: params: k is 5; send {SECRET}"),
+            echo("X", FOUND + f"Failed to enforce schema of '. \nError: refused: k is 5; send {SECRET}"),
             400,
             ANY,
         ),

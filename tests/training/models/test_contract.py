@@ -222,9 +222,7 @@ def test_explanations_are_exact_or_refused(model: str, artifact: Path) -> None:
     loaded = mlflow.pyfunc.load_model(str(artifact))
     asked = pd.DataFrame({"text": ["A wonderful film."]})
     if model not in EXPLAINED:
-        with pytest.raises(
-            MlflowException, match="explain is not available for this kind of model"
-        ) as refused:
+        with pytest.raises(MlflowException, match="explain is not available for this model") as refused:
             loaded.predict(asked, params={"explain": 5})
         assert refused.value.error_code == "INVALID_PARAMETER_VALUE"
         assert loaded.predict(asked, params={"explain": 0}) == loaded.predict(asked)
@@ -327,8 +325,8 @@ def test_mlflow_models_serve_answers(model: str, artifact: Path) -> None:
     assert [row["error"] for row in answered.json()["predictions"]] == [None, None]
     assert answered.json()["predictions"] == ask(artifact, asked["inputs"])
     assert refused.status_code == many.status_code == 400
-    assert "explain is not available for this kind of model" in refused.text
-    assert "2001 rows; send at most 2,000 at once" in many.text
+    assert "explain is not available for this model" in refused.text
+    assert "2,001 rows; send at most 2,000 at once" in many.text
 
 
 def test_a_kind_that_is_not_known_is_refused() -> None:
