@@ -37,14 +37,14 @@ COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 STATE_OPTION = $(if $(STATE),--state '$(STATE)')
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-follow env-image env-sign env-s3 env-postgres env-onnx env-deep env-spark env-server lock docs data run test test-all lint format score serve stop canary canary-stop up train-docker down logs image image-smoke test-docker mutants fuzz soak audit promote rollback history prune backup ui bench switches growth clean
+.PHONY: help env env-follow env-image env-sign env-s3 env-postgres env-onnx env-deep env-spark env-server lock docs tour data run test test-all lint format score serve stop canary canary-stop up train-docker down logs image image-smoke test-docker mutants fuzz soak audit promote rollback history prune backup ui bench switches growth clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][A-Za-z0-9-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Each environment has a file of pins in requirements/, and a marker file in .venv once it is installed. `make run` needs requirements/run.txt
 # only; other targets depend on more, as `image: env-image` does. `make lock` compiles the files from pyproject.toml.
-EXTRAS := follow image sign s3 postgres onnx deep spark server test test-all lint audit
+EXTRAS := follow image sign s3 postgres onnx deep spark server tour test test-all lint audit
 env: $(VENV)/.run ## make the environment in .venv, with what `make run` needs
 
 $(VENV)/.run: requirements/run.txt
@@ -68,6 +68,7 @@ env-server: $(VENV)/.server ## add what the Docker image has: follow, sign, s3, 
 env-test: $(VENV)/.test
 env-test-all: $(VENV)/.test-all
 env-lint: $(VENV)/.lint
+env-tour: $(VENV)/.tour
 env-audit: $(VENV)/.audit
 
 $(addprefix $(VENV)/.,$(EXTRAS)): $(VENV)/.%: requirements/%.txt $(VENV)/.run
@@ -139,6 +140,9 @@ format: env-lint ## fix formatting and simple lint errors
 
 docs: env ## write the table of parameters in docs/reference.md
 	python -m tests.docs
+
+tour: env-tour ## run the notebook docs/tour.ipynb, and keep what it shows
+	jupyter execute --inplace docs/tour.ipynb
 
 score: $(STORE) ## score the texts of files with Production (INPUT=, OUTPUT=; ARGS='--column review --engine spark')
 	@test -n '$(INPUT)' -a -n '$(OUTPUT)' || { echo "say what and where to: make score INPUT=reviews.csv OUTPUT=scored.parquet"; exit 2; }
@@ -219,7 +223,7 @@ growth: .venv-bench/.made ## measure training from 5,000 to 200,000 rows into do
 	$(call install,$(@D),$<)
 	@touch $@
 
-.PHONY: engine env-test env-test-all env-lint env-audit
+.PHONY: engine env-test env-test-all env-lint env-audit env-tour
 engine:
 	@docker info >/dev/null 2>&1 || { \
 	    echo "no Docker engine answers: start one, or give its address in DOCKER_HOST; 'make run' and 'make serve' need none"; exit 1; }

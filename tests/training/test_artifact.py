@@ -3,6 +3,7 @@
 import json
 import os
 import pickletools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 from sklearn.pipeline import Pipeline
 
 from registry.digests import WRITTEN_BY_MLFLOW_AT_LOAD, digests
@@ -180,3 +183,25 @@ def test_a_model_whose_scores_are_no_numbers_is_not_written(intercept: float, tm
     with pytest.raises(TrainingError, match="no finite number; it is not registered"):
         write_examples(broken, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_python_takes_and_refuses_the_forms_that_the_page_lists(
+    store: MlflowClient, candidate: Candidate
+) -> None:
+    page = (ROOT / "docs" / "api.md").read_text().split("<!-- python -->")[1].split("\n\n")[1]
+    rows = re.findall(r"^\| `(.*?)`.*? \| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) == 10
+    model = mlflow.pyfunc.load_model(candidate.model_uri)
+    known = {"pd": pd, "np": np, "texts": ["one", "another"]}
+    for form, said in rows:
+        given = eval(form, known)
+        if quoted := re.match(r"MLflow's error `(.*)`", said):
+            with pytest.raises(MlflowException, match=re.escape(quoted[1])) as told:
+                model.predict(given)
+            assert "\n" not in str(told.value).split("Error: ")[1]
+            continue
+        answers = model.predict(given)
+        if said == "an answer a row":
+            assert [row["error"] for row in answers] == [None, None]
+        else:
+            assert [row["error"] for row in answers] == re.findall(r"is `(.*)`$", said)
