@@ -37,7 +37,7 @@ COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 STATE_OPTION = $(if $(STATE),--state '$(STATE)')
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-follow env-image env-sign env-s3 env-postgres env-onnx env-deep env-spark env-server lock docs tour data run test test-all lint format score serve stop canary canary-stop up train-docker down logs image image-smoke test-docker mutants fuzz soak audit promote rollback history prune backup ui bench switches growth clean
+.PHONY: help env env-follow env-image env-sign env-s3 env-postgres env-onnx env-deep env-spark env-server lock docs tour pictures data run test test-all lint format score serve stop canary canary-stop up train-docker down logs image image-smoke test-docker mutants fuzz soak audit promote rollback history prune backup ui bench switches growth clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][A-Za-z0-9-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -143,6 +143,9 @@ docs: env ## write the table of parameters in docs/reference.md
 
 tour: env-tour ## run the notebook docs/tour.ipynb, and keep what it shows
 	jupyter execute --inplace docs/tour.ipynb
+
+pictures: env ## make the pictures of the docs anew, from the version in Production (needs Chromium)
+	python -m docs.images.pictures
 
 score: $(STORE) ## score the texts of files with Production (INPUT=, OUTPUT=; ARGS='--column review --engine spark')
 	@test -n '$(INPUT)' -a -n '$(OUTPUT)' || { echo "say what and where to: make score INPUT=reviews.csv OUTPUT=scored.parquet"; exit 2; }
