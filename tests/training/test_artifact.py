@@ -188,7 +188,7 @@ def test_a_model_whose_scores_are_no_numbers_is_not_written(intercept: float, tm
 def test_python_takes_and_refuses_the_forms_that_the_page_lists(
     store: MlflowClient, candidate: Candidate
 ) -> None:
-    page = (ROOT / "docs" / "api.md").read_text().split("<!-- python -->")[1].split("\n\n")[1]
+    page = (ROOT / "docs" / "api.md").read_text().split("### From Python")[1].split("\n\n")[2]
     rows = re.findall(r"^\| `(.*?)`.*? \| (.*) \|$", page, re.MULTILINE)
     assert len(rows) == 10
     model = mlflow.pyfunc.load_model(candidate.model_uri)

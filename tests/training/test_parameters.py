@@ -70,7 +70,7 @@ def test_no_parameter_of_a_model_is_declared() -> None:
         (
             "main",
             "model=bert",
-            "model is 'bert'; expected ngram, hashing, embedding, transformer, stack, or path",
+            f"model is 'bert'; expected {', '.join(MODELS)}, or path",
         ),
         ("main", "model=mine:a.b", "model is 'mine:a.b'; expected ngram"),
         ("train", "max_tokens=4", "'4' is not allowed; expected a whole number from 8 to 8192"),
