@@ -6,7 +6,6 @@ MLflow does not check the types of MLproject parameters; these options do, befor
 import errno
 import math
 import os
-import re
 import signal
 import sqlite3
 import sys
@@ -23,6 +22,9 @@ _NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES,
 _NO_STORE = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_BUSY")
 
 
+YES_NO = click.Choice(["yes", "no"])
+
+
 class Command(click.Command):
     """A command whose usage errors are one line, and so is a disk that is full or may not be written."""
 
@@ -33,10 +35,13 @@ class Command(click.Command):
                 *args, token_normalize_func=lambda name: name.replace("_", "-"), **kwargs
             )
         except click.UsageError as error:
-            told = error.format_message()
             if "MLFLOW_RUN_ID" in os.environ:  # by `mlflow run`, where one types names without dashes
-                told = re.sub(r"'?--([A-Za-z-]+)'?", lambda option: option[1].replace("-", "_"), told)
-            raise click.UsageError(told) from None
+                if isinstance(error, click.BadParameter) and error.param:
+                    error.param_hint = error.param.name
+                if isinstance(error, click.NoSuchOption):
+                    near = [_plain(name) for name in error.possibilities or []]
+                    error = click.NoSuchOption(_plain(error.option_name), possibilities=near)
+            raise click.UsageError(" ".join(error.format_message().split())) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; where it could not write, say so without a stack trace.
@@ -56,6 +61,10 @@ class Command(click.Command):
             raise click.ClickException(
                 f"{told}. What was there before is whole; mend that and run again"
             ) from None
+
+
+def _plain(option: str) -> str:
+    return option.lstrip("-").replace("-", "_")
 
 
 def _told(error: BaseException | None) -> str | None:

@@ -17,7 +17,7 @@ from cli import Command
 from data.ingest import TABLE
 from data.table import read_table
 from training.models.ngram_fit import FOLDS, count, judge
-from training.parameters import LogCountRatios, choose, parameter_options
+from training.parameters import LogCountRatios, Ngram, choose, parameter_options
 
 NEIGHBOURS = 60  # so that few films fall on both sides of a cut
 
@@ -47,8 +47,8 @@ def cross_validate(table: pd.DataFrame, parameters: LogCountRatios, together: bo
 def main(model: str, **given: Any) -> None:
     """Print the accuracy of each fold."""
     chosen = choose(model, given)
-    if not isinstance(chosen, LogCountRatios):
-        raise click.UsageError("folds are for model=ngram")
+    if type(chosen) is not Ngram or chosen.engine != "local":
+        raise click.ClickException("folds are for model=ngram on this machine")
     click.echo(f"{chosen}")
     table = read_table(TABLE)
     for together, name in ((False, "rows at random"), (True, "neighbours together")):

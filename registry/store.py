@@ -97,9 +97,11 @@ def answering() -> Iterator[None]:
             ) from None
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             raise RegistryError(f"{error.message}: it was deleted meanwhile; run again") from None
-        if error.error_code == "RESOURCE_ALREADY_EXISTS":
-            what = error.message.split(" already exists")[0]
-            raise RegistryError(f"{what} already exists: another run made it just now; run again") from None
+        if experiment := re.match(r"Experiment\(name=(.*?)\) already exists", error.message):
+            raise RegistryError(
+                f"another run made the experiment {experiment[1]!r} just now; run again. If it stays so, the experiment "
+                "was deleted: restore it, or give another name (MLFLOW_EXPERIMENT_NAME)"
+            ) from None
         if not re.match(r"API request to .* failed with (timeout )?exception", error.message):
             raise
         what = "fails, its log says why" if "error responses" in error.message else "does not answer any more"

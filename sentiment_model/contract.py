@@ -16,7 +16,6 @@ MOST_EXPLAINED = 10_000  # rows of one request to a server; a scorer says how ma
 MOST_BYTES = 16 * 2**20  # of a text in UTF-8
 # characters of a text that is not in NFKC, in which one of them can become eighteen
 MOST_TO_NORMALIZE = 1_000_000
-REFUSED = "refused: "  # what the proxy knows the model's own words by
 NOT_A_TEXT = frozenset({"none", "nan", "null"})  # none has more than four letters
 
 
@@ -51,9 +50,10 @@ def refused(why: str) -> MlflowException:
     Parameters
     ----------
     why : str
-        In letters, digits and ``,;:.()_-``, without anything that a client sent but numbers: the proxy passes it on.
+        In ASCII letters, digits, spaces and ``-,;:.()_``, without anything that a client sent but numbers. The error answer
+        repeats it under the key ``refused``, after the message: the proxy passes on that key alone.
     """
-    return MlflowException(f"{REFUSED}{why}", error_code=INVALID_PARAMETER_VALUE)
+    return MlflowException(why, error_code=INVALID_PARAMETER_VALUE, refused=why)
 
 
 def explanations_asked(params: dict[str, Any] | None, explains: bool) -> int:
@@ -67,7 +67,7 @@ def explanations_asked(params: dict[str, Any] | None, explains: bool) -> int:
     asked = (params or {}).get("explain", 0)
     if asked is None or not 0 <= asked <= EXPLAIN_MOST:
         raise refused(
-            f"params: explain is {'null' if asked is None else asked}; send a whole number from 0 (no explanation) to {EXPLAIN_MOST}"
+            f"params: explain is {'null' if asked is None else str(asked)[:20]}; send a whole number from 0 (no explanation) to {EXPLAIN_MOST}"
         )
     if asked and not explains:
         raise refused(

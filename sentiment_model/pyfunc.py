@@ -12,6 +12,7 @@ from pyarrow.lib import ArrowException
 from .contract import Answer, answer, explanations_asked, refusal, refuse_too_many, refused, row_error
 from .scorers import load
 
+TOO_MUCH_MEMORY = "the texts take too much memory; send fewer at once"
 SERVER = "mlflow.pyfunc.scoring_server.app"  # what `mlflow models serve` and MLflow's image run
 
 
@@ -65,7 +66,7 @@ class SentimentModel(PythonModel):
         try:
             return self._answers(model_input, most)
         except MemoryError:
-            raise refused("the texts take too much memory; send fewer at once") from None
+            raise refused(TOO_MUCH_MEMORY) from None
 
     def _answers(self, model_input: pd.DataFrame, most: int) -> list[Answer]:
         try:

@@ -8,6 +8,7 @@ from cli import Number
 from training.parameters import MODELS, by_name
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
+BEGIN, END = "<!-- parameters -->\n\n", "\n<!-- end -->"
 HEAD = "| parameter | default | allowed | models | what it says |\n|---|---|---|---|---|\n"
 
 
@@ -32,8 +33,8 @@ def table() -> str:
 
 def with_table(page: str) -> str:
     """Return a page with its table as it is now."""
-    before, _, rest = page.partition(HEAD)
-    return before + table() + rest[rest.index("\n\n") + 1 :] if rest else page
+    before, rest = page.split(BEGIN)
+    return before + BEGIN + table() + rest[rest.index(END) :]
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ _shared = 0.0  # seconds that session fixtures took in the current phase of a te
 
 def size_of(item: pytest.Item) -> str:
     """Return ``large``, ``medium`` or ``small``."""
+    if "docker" in item.keywords:
+        return "large"
     return next((size for size in ("large", "medium") if size in item.keywords), "small")
 
 

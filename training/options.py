@@ -2,8 +2,7 @@
 
 import click
 
-from cli import Number
-from training.parameters import YES_NO
+from cli import YES_NO, Number
 
 register_option = click.option(
     "--register",

@@ -11,10 +11,8 @@ from typing import Any
 
 import click
 
-from cli import Number
+from cli import YES_NO, Number
 from training.errors import TrainingError
-
-YES_NO = click.Choice(["yes", "no"])
 
 
 def _parameter(default: Any, allowed: Any, what: str, *, decides: bool = True) -> Any:
@@ -115,7 +113,7 @@ class Ngram(LogCountRatios):
 
     def unused(self) -> tuple[tuple[str, ...], str]:
         """Return the master where Spark is not asked."""
-        return (("master",), "needs engine=spark") if self.engine == "local" else ((), "")
+        return (("master",), "for engine=spark; give that too") if self.engine == "local" else ((), "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +167,7 @@ class Stack(LogCountRatios, Transformer, WarmStart):
             return (), ""
         common = {one.name for one in fields(Parameters)}
         own = tuple(one.name for one in fields(Transformer) if one.name not in common)
-        return own, f"comes with the transformer of version {self.warm_start} (warm_start)"
+        return own, f"of the transformer, which comes with version {self.warm_start}; leave out warm_start"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +177,10 @@ class Own(Parameters):
     trust: str = _parameter(
         "", str, "Types, between commas, that the fitted pipeline may hold beside those known to be harmless."
     )
+
+    def deciding(self) -> dict[str, str | int | float]:
+        """Leave out the seed: of a pipeline it picks the rows of limit alone."""
+        return {name: value for name, value in super().deciding().items() if name != "seed"}
 
 
 MODELS: dict[str, type[Parameters]] = {
@@ -206,25 +208,25 @@ def choose(model: str, given: dict[str, Any]) -> Parameters:
     TrainingError
         If there is no such model, it has no such parameter, or one has no effect beside the others.
     """
-    kind = MODELS.get(model) or (Own if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", model) else None)
-    if kind is None:
+    own = MODELS.get(model) or (Own if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", model) else None)
+    if own is None:
         raise TrainingError(f"model is {model[:80]!r}; expected {', '.join(MODELS)}, or {OWN} of your own")
     given = {name: value for name, value in given.items() if value is not None}
-    names = [one.name for one in fields(kind) if one.name != "model"]
+    names = [one.name for one in fields(own) if one.name != "model"]
     if unknown := [name for name in given if name not in names]:
         raise TrainingError(f"model={model} has no parameter {', '.join(unknown)}; it has {', '.join(names)}")
-    chosen = kind(model=model, **given)
+    chosen = own(model=model, **given)
     unused, why = chosen.unused()
     if idle := [name for name in given if name in unused]:
-        raise TrainingError(f"{', '.join(idle)} {why}; leave it out")
+        raise TrainingError(f"without an effect here: {', '.join(idle)}, {why}, or leave it out")
     return chosen
 
 
 def by_name() -> dict[str, tuple[Any, list[str]]]:
     """Return the dataclass field of each parameter, and the models that have it."""
     found: dict[str, tuple[Any, list[str]]] = {}
-    for model, kind in (MODELS | {OWN: Own}).items():
-        for one in fields(kind):
+    for model, its in (MODELS | {OWN: Own}).items():
+        for one in fields(its):
             if one.name != "model":
                 found.setdefault(one.name, (one, []))[1].append(model)
     return found
@@ -233,11 +235,8 @@ def by_name() -> dict[str, tuple[Any, list[str]]]:
 def parameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--model``, and an option for each parameter of any model: None where it is not given."""
     for name, (one, models) in reversed(by_name().items()):
-        every = len(models) == len(MODELS) + 1
         default = "empty" if one.default == "" else one.default
-        told = (
-            f"{one.metadata['what']}  [{'every model' if every else ', '.join(models)}; default: {default}]"
-        )
+        told = f"{one.metadata['what']}  [{', '.join(models)}; default: {default}]"
         flag = f"--{name.replace('_', '-')}"
         command = click.option(flag, name, type=one.metadata["allowed"], help=told)(command)
     what = f"What to train: {', '.join(MODELS)}, or {OWN} of your own."

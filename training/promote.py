@@ -8,7 +8,7 @@ import click
 import mlflow
 from mlflow.tracking import MlflowClient
 
-from cli import Command
+from cli import YES_NO, Command
 from registry import stages
 from registry.signatures import SIGNATURE, SIGNING, key, sign
 from registry.stages import ROLLED_BACK, ProductionChangedError
@@ -16,7 +16,6 @@ from registry.store import MODEL_NAME, answering, connect
 from registry.versions import Version, check_examples, fetch, find, in_production
 from training.errors import GateRefused
 from training.gate import Verdict, judge, read_held_out
-from training.parameters import YES_NO
 
 _TRIES = 3
 

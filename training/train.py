@@ -152,7 +152,10 @@ def log_context(
             )
         try:
             mlflow.log_input(dataset, context=context)
-        except MlflowException:  # a run of the same rows wrote the data set after MLflow looked for it
+        except MlflowException as error:
+            if error.error_code != "BAD_REQUEST":
+                raise
+            # another run of the same rows wrote the data set after MLflow had looked for it
             mlflow.log_input(dataset, context=context)
     environment = {
         "python": platform.python_version(),

@@ -53,10 +53,18 @@ def shoot(url: str, name: str, height: int) -> None:
     click.echo(f"{IMAGES / name}: {(IMAGES / name).stat().st_size / 1000:.0f} kB")
 
 
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/health", timeout=2).ok
+    except requests.ConnectionError:
+        return False
+
+
 @click.command(cls=Command, help="Make the pictures of the docs anew, from the version in Production.")
 def main() -> None:
     """Show the version in Production and its run."""
-    version = find(connect(), PRODUCTION)
+    client = connect()
+    version = find(client, PRODUCTION)
     plot = mlflow.artifacts.download_artifacts(
         run_id=version.run_id, artifact_path="plots/calibration_curve.png"
     )
@@ -65,16 +73,19 @@ def main() -> None:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     store = ["--backend-store-uri", mlflow.get_tracking_uri(), "--workers", "1"]
+    experiment = client.get_run(version.run_id).info.experiment_id
+    if mlflow.get_tracking_uri().startswith("http"):
+        raise click.ClickException(
+            "the pictures are of a store of this machine: leave out MLFLOW_TRACKING_URI"
+        )
     with subprocess.Popen([sys.executable, "-m", "mlflow", "ui", "--port", str(port), *store]) as ui:
         try:
             deadline = time.monotonic() + 60
-            while time.monotonic() < deadline:
-                try:
-                    requests.get(f"{url}/health", timeout=2)
-                    break
-                except requests.ConnectionError:
-                    time.sleep(0.5)
-            shoot(f"{url}/#/experiments/0/runs/{version.run_id}", "run.png", 1300)
+            while not _answers(url):
+                if ui.poll() is not None or time.monotonic() > deadline:
+                    raise click.ClickException("MLflow's UI did not start")
+                time.sleep(0.5)
+            shoot(f"{url}/#/experiments/{experiment}/runs/{version.run_id}", "run.png", 1300)
             shoot(f"{url}/#/models/{MODEL_NAME}/versions/{version.number}", "version.png", 1080)
         finally:
             ui.terminate()

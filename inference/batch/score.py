@@ -8,7 +8,7 @@ import click
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from cli import Command, stop_in_order
+from cli import YES_NO, Command, stop_in_order
 from inference.batch import local
 from inference.batch.answers import Counts, Scored
 from inference.batch.files import FileError, Source, find, form_of, look, writing
@@ -18,8 +18,6 @@ from registry.store import MODEL_NAME, answering, connect
 from registry.versions import PRODUCTION, Version, fetch
 from registry.versions import find as find_version
 from spark.session import check_installed, master_option
-
-YES_NO = click.Choice(["yes", "no"])
 
 
 def score(

@@ -16,7 +16,7 @@ import mlflow
 import pyarrow as pa
 from mlflow.exceptions import MlflowException
 
-from cli import Command, stop_in_order
+from cli import YES_NO, Command, stop_in_order
 from files import atomic_output
 from inference.batch.answers import Counts, Scored
 from inference.batch.files import (
@@ -393,7 +393,7 @@ def log(run_id: str, number: int, **metrics: float) -> None:
 @click.option("--prefix", default="", help="Of the names of the columns that are added.")
 @click.option(
     "--once",
-    type=click.Choice(["yes", "no"]),
+    type=YES_NO,
     default="no",
     show_default=True,
     help="Score what is there, and end.",

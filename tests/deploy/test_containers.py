@@ -379,7 +379,7 @@ def test_a_taken_port_and_a_volume_that_cannot_be_written_are_named(system: Syst
     other = [*system.command, "--project-name", f"{system.project}-taken", "down", "--volumes"]
     subprocess.run(other, cwd=ROOT, env=system.environment, capture_output=True)
     assert told.returncode != 0
-    assert "PORT=, MLFLOW_PORT= and METRICS_PORT= give others" in told.stdout
+    assert "give PORT=, MLFLOW_PORT= or METRICS_PORT=" in told.stdout
     command = [*system.command, "run", "--rm", "-T", "--no-deps", "--volume", "/:/data:ro", "mlflow-server"]
     done = subprocess.run(
         command, cwd=ROOT, env=system.environment, capture_output=True, text=True, timeout=120

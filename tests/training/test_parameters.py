@@ -107,6 +107,8 @@ def test_each_parameter_has_its_type_its_range_and_a_sentence(model: str) -> Non
     for one in fields(chosen):
         if one.name != "model":
             default, allowed = getattr(chosen, one.name), one.metadata["allowed"]
+            shared, _ = by_name()[one.name]
+            assert (shared.default, shared.metadata) == (one.default, one.metadata), "one name, one parameter"
             kind = click.types.convert_type(allowed)
             assert kind.convert(str(default), None, None) == default
             assert one.metadata["what"].endswith(".")
@@ -128,11 +130,15 @@ def test_a_model_takes_its_own_parameters_and_names_them_for_any_other(model: st
 @pytest.mark.parametrize(
     ("model", "given", "says"),
     [
-        ("ngram", {"master": "yarn"}, "master needs engine=spark; leave it out"),
+        (
+            "ngram",
+            {"master": "yarn"},
+            "without an effect here: master, for engine=spark; give that too, or leave it out",
+        ),
         (
             "stack",
             {"warm_start": 3, "epochs": 7, "alpha": 0.2},
-            "epochs comes with the transformer of version 3 (warm_start); leave it out",
+            "without an effect here: epochs, of the transformer, which comes with version 3; leave out warm_start, or leave it out",
         ),
     ],
 )
@@ -163,6 +169,10 @@ def test_where_a_model_was_fitted_is_not_what_was_fitted() -> None:
     assert "checkpoints" not in choose("transformer", {}).deciding()
 
 
+def test_the_seed_is_no_part_of_a_pipeline_of_ones_own() -> None:
+    assert choose("a:b", {"seed": 1}).deciding() == choose("a:b", {}).deciding()
+
+
 def test_mlflow_run_hands_a_models_parameters_on_as_they_are_typed(store: MlflowClient) -> None:
     """Beside those that MLproject declares; the error names the parameter as it was typed."""
     main, arguments = command("train", {"model": "transformer"})
@@ -170,7 +180,9 @@ def test_mlflow_run_hands_a_models_parameters_on_as_they_are_typed(store: Mlflow
     assert declared["batch_size"] == 8
     for extra, says in (
         (["--batch_size", "0"], "Error: Invalid value for batch_size: '0' is not allowed"),
-        (["--batch_sise", "8"], "Error: No such option batch_sise. (Did you mean one of: batch_size,"),
+        (["--precision", "a--b_c"], "Error: Invalid value for precision: 'a--b_c' is not one of"),
+        (["a\nb"], "Error: Got unexpected extra argument (a b)"),
+        (["--batch_sise", "8"], "Error: No such option 'batch_sise'. Did you mean 'batch_size'?"),
     ):
         told = CliRunner().invoke(main, [*arguments, *extra], env={"MLFLOW_RUN_ID": "x"})
         assert told.output.startswith(says)

@@ -83,7 +83,9 @@ def test_two_first_runs_of_an_experiment_say_which_came_second(
 
     monkeypatch.setattr(mlflow, "start_run", overtaken)
     with (
-        pytest.raises(click.ClickException, match="another run made it just now; run again") as caught,
+        pytest.raises(
+            click.ClickException, match="another run made the experiment 'new' just now; run again"
+        ) as caught,
         run("test"),
     ):
         pass

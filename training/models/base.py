@@ -17,7 +17,7 @@ from sentiment_model.scorers import load
 
 @dataclass(frozen=True)
 class Trained:
-    """A fitted model of any kind.
+    """A fitted model.
 
     Attributes
     ----------
@@ -34,13 +34,13 @@ class Trained:
         Writes the scorer, as plain data, into an empty folder and proves on the given raw reviews that it answers as what
         was fitted does.
     packages : tuple of str
-        What the scorer needs to be served, beside what every kind needs.
+        What the scorer needs to be served, beside what every model needs.
     pipeline : Pipeline, optional
         The fitted scikit-learn pipeline, for notebooks.
     ngrams : DataFrame, optional
         Columns ``ngram``, ``idf`` and ``weight``, where the model is a sum over n-grams.
     weights : TemporaryDirectory, optional
-        A fine-tuned encoder as ``save_pretrained`` writes it, from which the setting ``weights`` can go on.
+        A fine-tuned encoder as ``save_pretrained`` writes it, from which the parameter ``weights`` can go on.
     earlier : Series of str, optional
         Hashes of the rows that a version which was gone on from has seen.
     """

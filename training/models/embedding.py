@@ -1,4 +1,4 @@
-"""The kind ``embedding``: a frozen sentence encoder, and a small classifier of scikit-learn on its vectors.
+"""The model ``embedding``: a frozen sentence encoder, and a small classifier of scikit-learn on its vectors.
 
 The classifier becomes the head of the network: what is exported is one ONNX graph, as that of a fine-tuned encoder.
 """

@@ -1,4 +1,4 @@
-"""The kind ``hashing``: hashed n-grams and an online linear model, which can go on from a registered version."""
+"""The model ``hashing``: hashed n-grams and an online linear model, which can go on from a registered version."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace

@@ -1,4 +1,4 @@
-"""The kind ``path.to.module:function``: a scikit-learn pipeline of the user's own, from raw texts to a classifier.
+"""The model ``path.to.module:function``: a scikit-learn pipeline of the user's own, from raw texts to a classifier.
 
 Its fitted form is written by skops, which makes nothing but types that it knows to be harmless or that the user has
 agreed to (the setting ``trust``), and reads no pickle.

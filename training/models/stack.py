@@ -1,4 +1,4 @@
-"""The kind ``stack``: n-grams and a fine-tuned transformer, their log-odds combined by logistic regression.
+"""The model ``stack``: n-grams and a fine-tuned transformer, their log-odds combined by logistic regression.
 
 The combination, and from where on the n-grams alone decide, are learnt on the rows that the transformer's fine-tuning
 leaves out, from log-odds of n-gram models that had not seen these rows either.

@@ -1,4 +1,4 @@
-"""The kind ``transformer``: a pretrained encoder, fine-tuned end to end.
+"""The model ``transformer``: a pretrained encoder, fine-tuned end to end.
 
 One training row in sixteen is left out, by the hash of its text: for early stopping, calibration and the choice of
 int8. What is registered has seen neither these rows nor the held-out ones, so that the held-out figures are its own.

@@ -1,4 +1,4 @@
-"""The training rows that some kinds leave out of fitting, and the judgement of a model that is not fitted once more."""
+"""The training rows that some models leave out of fitting, and the judgement of a model that is not fitted once more."""
 
 from collections.abc import Callable
 from functools import partial

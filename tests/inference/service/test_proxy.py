@@ -368,7 +368,7 @@ def test_a_good_answer_is_passed_on_as_it_comes(bare: tuple[Proxy, StandInModelS
 def echo(error_code: str, message: str, **more: object) -> bytes:
     """Return what MLflow answers with."""
     return json.dumps(
-        {"error_code": error_code, "message": message, "sqlstate": None, "error_class": None, **more}
+        {"error_code": error_code, "message": message, "sqlstate": "KAM00", "error_class": error_code, **more}
     ).encode()
 
 
@@ -401,25 +401,30 @@ UNEXPECTED = "Encountered an unexpected error while evaluating the model. Verify
         (
             400,
             "application/json",
-            echo(
-                "INVALID_PARAMETER_VALUE",
-                FOUND + "refused: params: top_k is 0; send a whole number from 1 to 10",
-            ),
+            echo("X", FOUND + SECRET, refused="5 rows; send at most 3"),
             400,
-            "params: top_k is 0; send a whole number from 1 to 10",
+            "5 rows; send at",
         ),
-        (400, "application/json", echo("X", FOUND + f"params: top_k is {SECRET}; send a number"), 400, ANY),
-        (400, "application/json", echo("X", FOUND + f"refused: <b>{SECRET}</b>"), 400, ANY),
-        (400, "application/json", echo("X", FOUND + f'refused: k is 5; send "{SECRET}"'), 400, ANY),
-        (400, "application/json", echo("X", FOUND + f"refused: k is 5; send {SECRET} " * 20), 400, ANY),
-        (400, "application/json", echo("X", f"refused: top_k is 5; send {SECRET}"), 400, ANY),
+        (400, "application/json", echo("X", FOUND + SECRET, refused=f"<b>{SECRET}</b>"), 400, ANY),
+        (400, "application/json", echo("X", FOUND + SECRET, refused=f"{SECRET} " * 50), 400, ANY),
+        (400, "application/json", echo("X", FOUND + f'", "refused": "{SECRET}"}}'), 400, ANY),
+        (400, "application/json", echo("X", SECRET, refused=SECRET), 400, ANY),
+        # those of a version that was registered before they had a key
         (
             400,
             "application/json",
-            echo("X", FOUND + f"Failed to enforce schema of '. \nError: refused: k is 5; send {SECRET}"),
+            echo("X", FOUND + "100001 rows; send at most 100,000 at once"),
             400,
-            ANY,
+            "refuses the",
         ),
+        (
+            400,
+            "application/json",
+            echo("X", FOUND + "the texts take too much memory; send"),
+            400,
+            "refuses the",
+        ),
+        (400, "application/json", echo("X", FOUND + "params: explain is 101; send"), 400, "refuses the"),
     ],
 )
 def test_no_error_of_a_model_server_is_passed_on(
