@@ -59,7 +59,7 @@ class Command(click.Command):
             if (told := _told(error)) is None:
                 raise
             raise click.ClickException(
-                f"{told}. What was there before is whole; mend that and run again"
+                f"{told}. Existing files are unchanged; fix this and run again"
             ) from None
 
 

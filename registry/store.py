@@ -92,8 +92,8 @@ def answering() -> Iterator[None]:
             raise first from None
         if "failed with error code 403" in error.message:
             raise RegistryError(
-                f"the tracking server {store_name()} does not allow this to who asks; "
-                "ask as one who may: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+                f"the tracking server {store_name()} does not allow you to do this; "
+                "use another MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             ) from None
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             raise RegistryError(f"{error.message}: it was deleted meanwhile; run again") from None
@@ -106,7 +106,7 @@ def answering() -> Iterator[None]:
             raise
         what = "fails, its log says why" if "error responses" in error.message else "does not answer any more"
         raise RegistryError(
-            f"the tracking server {store_name()} {what}; what it holds is whole. Run again when that is mended"
+            f"the tracking server {store_name()} {what}; its data is intact. Fix the server, then run again"
         ) from None
 
 

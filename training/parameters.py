@@ -56,7 +56,7 @@ class WarmStart(Parameters):
     """What the models share that can go on from a version."""
 
     warm_start: int = _parameter(
-        0, Number(int, 0), "Version to go on from: of hashing, or for a stack of transformer; 0 for none."
+        0, Number(int, 0), "Version to continue (hashing), or whose network to reuse (stack); 0 for none."
     )
 
 
@@ -75,7 +75,7 @@ class Encoder(Parameters):
     precision: str = _parameter(
         "auto",
         click.Choice(["auto", "float32", "int8"]),
-        "Precision when served; auto: int8 where next to nothing is lost by it.",
+        "Precision in serving; auto: int8 if the loss of quality is negligible.",
     )
 
 
@@ -85,7 +85,7 @@ class LogCountRatios(Ngrams):
 
     min_df: int = _parameter(2, Number(int, 1), "Fewest reviews that an n-gram must stand in.")
     max_features: int = _parameter(
-        0, Number(int, 0), "Most n-grams to keep, those in most reviews; 0 for all."
+        0, Number(int, 0), "Most n-grams to keep, those in the most reviews; 0 for all."
     )
     alpha: float = _parameter(0.1, Number(float, 1e-6, 1_000_000), "Smoothing of the log-count ratios.")
     C: float = _parameter(
@@ -175,7 +175,7 @@ class Own(Parameters):
     """A pipeline of the user's own, ``model=path.to.module:function``."""
 
     trust: str = _parameter(
-        "", str, "Types, between commas, that the fitted pipeline may hold beside those known to be harmless."
+        "", str, "Comma-separated types that the fitted pipeline may hold besides those skops trusts."
     )
 
     def deciding(self) -> dict[str, str | int | float]:

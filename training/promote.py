@@ -135,7 +135,7 @@ def record(client: MlflowClient, candidate: Version, verdict: Verdict, forced: b
     type=YES_NO,
     default="no",
     show_default=True,
-    help="Pass the gate by; the audit trail says so.",
+    help="Bypass the gate; the audit trail says so.",
 )
 def main(version: str, force: str) -> None:
     """Run the entry point."""

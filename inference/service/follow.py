@@ -30,7 +30,7 @@ ROTATE_EVERY = 30.0
 log = logging.getLogger("follow")
 
 
-@click.command(cls=Command, help="Keep serving the version in Production, whichever that is.")
+@click.command(cls=Command, help="Serve the version in Production and switch as it changes.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option("--metrics-port", type=click.IntRange(1, 65535), default=8404, show_default=True)

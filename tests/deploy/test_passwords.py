@@ -83,7 +83,7 @@ def test_who_may_read_serves_and_who_may_write_promotes(guarded: Project) -> Non
     ):
         told = guarded.call(*command, code=1)
         assert told.splitlines()[-1].startswith(
-            f"Error: the tracking server {url} does not allow this to who asks"
+            f"Error: the tracking server {url} does not allow you to do this"
         )
     for kind, which, what in (
         ("experiment", "0", "EDIT"),

@@ -456,13 +456,13 @@ METHODS = [
     ("PATCH /invocations", 405, "send a POST to /invocations"),
     (f"{SECRET} /invocations", 405, "send a POST to /invocations"),
     ("POST /ping", 405, "send a GET"),
-    ("GET /docs", 404, "there is POST /invocations"),
-    ("GET /openapi.json", 404, "there is POST /invocations"),
-    (f"GET /{SECRET}?{SECRET}", 404, "there is POST /invocations"),
-    (f'GET /"{SECRET}', 404, "there is POST /invocations"),
-    ("POST /invocations/", 404, "there is POST /invocations"),
-    ("CONNECT example.org:80", 404, "there is POST /invocations"),
-    ("OPTIONS *", 404, "there is POST /invocations"),
+    ("GET /docs", 404, "send POST /invocations, or GET"),
+    ("GET /openapi.json", 404, "send POST /invocations, or GET"),
+    (f"GET /{SECRET}?{SECRET}", 404, "send POST /invocations, or GET"),
+    (f'GET /"{SECRET}', 404, "send POST /invocations, or GET"),
+    ("POST /invocations/", 404, "send POST /invocations, or GET"),
+    ("CONNECT example.org:80", 404, "send POST /invocations, or GET"),
+    ("OPTIONS *", 404, "send POST /invocations, or GET"),
 ]
 
 
