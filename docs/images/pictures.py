@@ -22,7 +22,7 @@ from registry.versions import PRODUCTION, find
 
 IMAGES = Path(__file__).parent
 WIDTH = 1400
-COLUMN = (195, 0, 1040)  # left, top and right of the page within MLflow's frame, without its assistant
+COLUMN = (201, 0, 1040)  # left, top and right of the page within MLflow's frame, without its assistant
 QUIET = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync --hide-scrollbars"
 
 
