@@ -28,4 +28,3 @@ def test_a_model_that_is_added_as_the_page_says_keeps_the_contract(project: Proj
     assert "registered: SentimentClassifier version 2" in told
     told = project.run(*contract.split(), "tests/test_rooms.py", "tests/training/test_parameters.py", "-n0")
     assert re.search(r"= \d\d+ passed, \d+ deselected in ", told), told
-    project.run("ruff", "check", ".")
