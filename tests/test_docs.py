@@ -77,7 +77,7 @@ def test_the_messages_that_are_explained_are_those_of_the_code() -> None:
     )
     messages = re.findall(r"^\| (`.*?`)(?: with (`.*?`))? \|", page, re.MULTILINE)
     assert len(messages) == 12
-    known = {"pyenv not found"}  # MLflow's
+    known = {"Could not find the pyenv binary"}  # MLflow's
     for message in {part.strip("`") for pair in messages for part in pair if part} - known:
         pattern = (
             re.escape(message).replace("SentimentClassifier", r"\{\w+\}").replace("Production", r"\{\w+\}")
