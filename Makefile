@@ -144,7 +144,7 @@ docs: env ## write the table of parameters in docs/reference.md
 tour: env-tour ## run the notebook docs/tour.ipynb, and keep what it shows
 	jupyter execute --inplace docs/tour.ipynb
 
-pictures: env ## make the pictures of the docs anew, from the version in Production (needs Chromium)
+pictures: env ## take the pictures of the docs again, from the version in Production (needs Chromium)
 	python -m docs.images.pictures
 
 score: $(STORE) ## score the texts of files with Production (INPUT=, OUTPUT=; ARGS='--column review --engine spark')

@@ -27,11 +27,12 @@ JAVA = 17  # the oldest that Spark 4 runs on
 _TOLD = re.compile(r"(?:\bFileError|OSError|NoSpaceLeft\w*|MemoryError)\S*: (.+)")
 _MASTER = re.compile(r"local(\[(\d+|\*)(,\d+)?\])?|(spark|k8s)://\S+|yarn")
 
+MASTER = "With engine=spark: local[n], spark://host:port, yarn or k8s://https://host:port."
 master_option = click.option(
     "--master",
     default="local[*]",
     show_default=True,
-    help="With engine=spark: local[n], spark://host:port, yarn or k8s://https://host:port.",
+    help=MASTER,
 )
 
 

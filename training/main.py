@@ -32,7 +32,7 @@ from training.train import pick, register_candidate, train
     type=click.Choice(["gated", "always", "never"]),
     default="gated",
     show_default=True,
-    help="gated: unless the gate refuses; always: pass the gate by; never: leave Production alone.",
+    help="gated: unless the gate refuses; always: bypass the gate; never: leave Production alone.",
 )
 def main(
     source: str,

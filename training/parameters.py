@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from cli import YES_NO, Number
+from spark.session import MASTER
 from training.errors import TrainingError
 
 
@@ -29,14 +30,13 @@ class Parameters:
         0, Number(int, 0, 2**32 - 1), "Seed of all that is random: folds, solver, batches, the rows of limit."
     )
 
-    def unused(self) -> tuple[tuple[str, ...], str]:
-        """Return the parameters that have no effect beside these values, and why."""
-        return (), ""
+    def unused(self) -> dict[str, str]:
+        """Return the parameters that have no effect beside these values, and beside which."""
+        return {}
 
     def used(self) -> dict[str, str | int | float]:
         """Return all that has an effect, for the run page."""
-        none, _ = self.unused()
-        return {name: value for name, value in asdict(self).items() if name not in none}
+        return {name: value for name, value in asdict(self).items() if name not in self.unused()}
 
     def deciding(self) -> dict[str, str | int | float]:
         """Return what the fitted model depends on, for its artifact: not where it was fitted."""
@@ -107,13 +107,13 @@ class Ngram(LogCountRatios):
     master: str = _parameter(
         "local[*]",
         str,
-        "With engine=spark: local[n], spark://host:port, yarn or k8s://https://host:port.",
+        MASTER,
         decides=False,
     )
 
-    def unused(self) -> tuple[tuple[str, ...], str]:
+    def unused(self) -> dict[str, str]:
         """Return the master where Spark is not asked."""
-        return (("master",), "for engine=spark; give that too") if self.engine == "local" else ((), "")
+        return {"master": "without engine=spark"} if self.engine == "local" else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,13 +161,13 @@ class Stack(LogCountRatios, Transformer, WarmStart):
     model: str = "stack"
     cascade: str = _parameter("yes", YES_NO, "Ask the transformer only where the n-grams are unsure.")
 
-    def unused(self) -> tuple[tuple[str, ...], str]:
-        """Return what comes with the version that is gone on from: all of the transformer's own."""
+    def unused(self) -> dict[str, str]:
+        """Return all of the transformer's own where the network of a version is reused."""
         if not self.warm_start:
-            return (), ""
+            return {}
         common = {one.name for one in fields(Parameters)}
-        own = tuple(one.name for one in fields(Transformer) if one.name not in common)
-        return own, f"of the transformer, which comes with version {self.warm_start}; leave out warm_start"
+        beside = f"with warm_start={self.warm_start}, which reuses a network"
+        return {one.name: beside for one in fields(Transformer) if one.name not in common}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,9 +216,9 @@ def choose(model: str, given: dict[str, Any]) -> Parameters:
     if unknown := [name for name in given if name not in names]:
         raise TrainingError(f"model={model} has no parameter {', '.join(unknown)}; it has {', '.join(names)}")
     chosen = own(model=model, **given)
-    unused, why = chosen.unused()
-    if idle := [name for name in given if name in unused]:
-        raise TrainingError(f"without an effect here: {', '.join(idle)}, {why}, or leave it out")
+    for name, beside in chosen.unused().items():
+        if name in given:
+            raise TrainingError(f"{name} has no effect {beside}; leave it out")
     return chosen
 
 

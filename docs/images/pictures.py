@@ -26,11 +26,8 @@ COLUMN = (201, 0, 1040)  # left, top and right of the page within MLflow's frame
 QUIET = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync --hide-scrollbars"
 
 
-def shoot(url: str, name: str, height: int) -> None:
+def shoot(chromium: str, url: str, name: str, height: int) -> None:
     """Write the page at ``url`` to a small PNG."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        raise click.ClickException("Chromium is not installed: apt-get install chromium (Debian, Ubuntu)")
     with tempfile.TemporaryDirectory() as folder:
         shot = Path(folder, "shot.png")
         subprocess.run(
@@ -60,10 +57,17 @@ def _answers(url: str) -> bool:
         return False
 
 
-@click.command(cls=Command, help="Make the pictures of the docs anew, from the version in Production.")
+@click.command(cls=Command, help="Take the pictures of the docs again, from the version in Production.")
 def main() -> None:
     """Show the version in Production and its run."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        raise click.ClickException("Chromium is not installed: apt-get install chromium (Debian, Ubuntu)")
     client = connect()
+    if mlflow.get_tracking_uri().startswith("http"):
+        raise click.ClickException(
+            "the pictures are of a store of this machine: leave out MLFLOW_TRACKING_URI"
+        )
     version = find(client, PRODUCTION)
     plot = mlflow.artifacts.download_artifacts(
         run_id=version.run_id, artifact_path="plots/calibration_curve.png"
@@ -74,10 +78,6 @@ def main() -> None:
     url = f"http://127.0.0.1:{port}"
     store = ["--backend-store-uri", mlflow.get_tracking_uri(), "--workers", "1"]
     experiment = client.get_run(version.run_id).info.experiment_id
-    if mlflow.get_tracking_uri().startswith("http"):
-        raise click.ClickException(
-            "the pictures are of a store of this machine: leave out MLFLOW_TRACKING_URI"
-        )
     with subprocess.Popen([sys.executable, "-m", "mlflow", "ui", "--port", str(port), *store]) as ui:
         try:
             deadline = time.monotonic() + 60
@@ -85,8 +85,8 @@ def main() -> None:
                 if ui.poll() is not None or time.monotonic() > deadline:
                     raise click.ClickException("MLflow's UI did not start")
                 time.sleep(0.5)
-            shoot(f"{url}/#/experiments/{experiment}/runs/{version.run_id}", "run.png", 1300)
-            shoot(f"{url}/#/models/{MODEL_NAME}/versions/{version.number}", "version.png", 1080)
+            shoot(chromium, f"{url}/#/experiments/{experiment}/runs/{version.run_id}", "run.png", 1300)
+            shoot(chromium, f"{url}/#/models/{MODEL_NAME}/versions/{version.number}", "version.png", 1080)
         finally:
             ui.terminate()
 

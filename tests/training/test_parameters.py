@@ -133,12 +133,12 @@ def test_a_model_takes_its_own_parameters_and_names_them_for_any_other(model: st
         (
             "ngram",
             {"master": "yarn"},
-            "without an effect here: master, for engine=spark; give that too, or leave it out",
+            "master has no effect without engine=spark; leave it out",
         ),
         (
             "stack",
             {"warm_start": 3, "epochs": 7, "alpha": 0.2},
-            "without an effect here: epochs, of the transformer, which comes with version 3; leave out warm_start, or leave it out",
+            "epochs has no effect with warm_start=3, which reuses a network; leave it out",
         ),
     ],
 )

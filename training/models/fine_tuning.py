@@ -46,10 +46,10 @@ def checkpoint(table: pd.DataFrame, parameters: Transformer) -> Iterator[Path | 
 
     It is removed when the block ends well.
     """
-    names = [one.name for one in fields(Transformer) if one.name != "checkpoints"]
+    # of a stack, not what its n-grams are fitted with
     tuned = {
-        name: getattr(parameters, name) for name in names
-    }  # of a stack, not what n-grams are fitted with
+        one.name: getattr(parameters, one.name) for one in fields(Transformer) if one.name != "checkpoints"
+    }
     digest = hashlib.sha256(torch.__version__.encode())
     digest.update(json.dumps(tuned, sort_keys=True).encode())
     for column in ("review", "sentiment", "split"):
