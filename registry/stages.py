@@ -270,8 +270,8 @@ def rollback_target(client: MlflowClient, current: Version) -> Version:
             if version and version.number != current.number and not version.tags.get(ROLLED_BACK):
                 return version
     raise RegistryError(
-        f"there is no earlier Production version to go back to from version {current.number} "
-        "that exists and was not rolled back; 'make history' shows them, "
+        f"there is no earlier Production version to go back to from version {current.number}: each was deleted "
+        "or rolled back, or there was none; 'make history' shows them, "
         "'make promote VERSION=n' promotes another one"
     )
 
